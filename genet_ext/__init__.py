@@ -1,0 +1,1 @@
+"""AU intensities from a photograph by analysis through synthesis (GE-Net)."""

@@ -1,0 +1,126 @@
+"""Loading the trained networks and the prior that ship with the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from genet_ext.extractors import Extractor
+from genet_ext.extractors.face_cnn import APPEARANCE, FEATURES
+from genet_ext.generators import FeatureGenerator, ImageGenerator
+from genet_ext.parameters import ParameterSpace, load_parameter_space
+
+WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior")
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is believed of a face before its features are compared.
+
+    Attributes:
+        feature_mean: [D], subtracted from F's features before whitening.
+        whitening: [D, D]; whitened = (features - feature_mean) @ whitening. It turns the covariance of the
+            nuisance residual (same parameters, other skin, light, blur, alignment) into the identity.
+        feature_weight: [D], weight of each whitened feature in the distance (below 1: tempered).
+        precision: [P, P], inverse covariance of the regressor's held-out error.
+        rate: [P], exponential (sparsity) rate per parameter.
+    """
+
+    feature_mean: Tensor
+    whitening: Tensor
+    feature_weight: Tensor
+    precision: Tensor
+    rate: Tensor
+
+    def whiten(self, features: Tensor) -> Tensor:
+        """F's features [B, D] -> whitened features [B, D], comparable with H's output."""
+        return (features - self.feature_mean) @ self.whitening
+
+    def to(self, device: torch.device | str) -> Prior:
+        """The same prior on another device."""
+        return Prior(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything a fit needs, on one device, frozen and in evaluation mode."""
+
+    extractor: Extractor
+    image_generator: ImageGenerator
+    feature_generator: FeatureGenerator
+    prior: Prior
+    space: ParameterSpace
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.prior.whitening.device
+
+
+def weights_folder() -> Path:
+    """The folder of the shipped weights."""
+    return Path(str(resources.files("genet_ext").joinpath("weights")))
+
+
+def load_models(device: torch.device | str = "cpu", folder: Path | None = None) -> Models:
+    """The shipped models (or those of another ``folder``) on ``device``.
+
+    Raises FileNotFoundError naming the missing file.
+    """
+    folder = folder or weights_folder()
+    tensors = {}
+    for name in WEIGHT_FILES:
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            raise FileNotFoundError(f"weights of the {name.replace('_', ' ')} not found: expected {path}")
+        # Stored in half precision to keep the package small; every computation is in float32.
+        tensors[name] = {key: value.float() for key, value in load_file(path).items()}
+    space = load_parameter_space()
+    extractor, image_generator, feature_generator = _networks(space)
+    extractor.load_state_dict(tensors["extractor"])
+    image_generator.load_state_dict(tensors["image_generator"])
+    feature_generator.load_state_dict(tensors["feature_generator"])
+    return _freeze(extractor, image_generator, feature_generator, Prior(**tensors["prior"]), space, device)
+
+
+def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:
+    """Untrained models of the shipped shapes, the same for the same seed: for tests without weights."""
+    space = load_parameter_space()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = _networks(space)
+        prior = Prior(
+            feature_mean=torch.zeros(FEATURES),
+            whitening=torch.eye(FEATURES),
+            feature_weight=torch.ones(FEATURES),
+            precision=torch.eye(space.size),
+            rate=torch.zeros(space.size),
+        )
+    return _freeze(*networks, prior, space, device)
+
+
+def _networks(space: ParameterSpace) -> tuple[Extractor, ImageGenerator, FeatureGenerator]:
+    return (
+        Extractor(space.size),
+        ImageGenerator(space.size, APPEARANCE),
+        FeatureGenerator(space.size, FEATURES),
+    )
+
+
+def _freeze(
+    extractor: Extractor,
+    image_generator: ImageGenerator,
+    feature_generator: FeatureGenerator,
+    prior: Prior,
+    space: ParameterSpace,
+    device: torch.device | str,
+) -> Models:
+    networks: list[nn.Module] = [extractor, image_generator, feature_generator]
+    for network in networks:
+        network.to(device).eval().requires_grad_(False)
+    return Models(extractor, image_generator, feature_generator, prior.to(device), space)
