@@ -1,0 +1,1 @@
+"""Offline tools: rendering, training, evaluation and benchmarks. Never imported by genet_ext."""

@@ -1,0 +1,228 @@
+"""What the training scripts share: configuration, data on the device, checkpoints and the log."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import time
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from genet_ext.parameters import load_parameter_space
+from python.render.reader import load_dataset
+
+CONFIGS = Path(__file__).parent / "configs"
+PACE_STEPS = 100  # steps timed to see how many fit a budget
+
+
+def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """The command line every training script has, and its section of the TOML configuration."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of training renders (python/render)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and weights")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS / "full.toml", help=f"TOML file; its [{section}] is used"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=0,
+        help="seconds; fewer steps are taken if the config's do not fit (0: all)",
+    )
+    arguments = parser.parse_args()
+    config = tomllib.loads(arguments.config.read_text())[section]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(arguments.seed)
+    return arguments, config
+
+
+@dataclass
+class Renders:
+    """A folder of renders, held on the training device.
+
+    Attributes:
+        images: uint8 [N, 192, 192, 4], RGB and coverage.
+        theta: float32 [N, P].
+        landmarks: float32 [N, 68, 2], pixels of the 192-px image.
+        dense: float32 [N, K, 2], further surface points.
+        dense_weight: float32 [N, K], 1 where the point is visible, less where it is not.
+        appearance: float32 [N, A].
+        skin: int64 [N], the person whose skin it is, -1 for a mixture.
+    """
+
+    images: Tensor
+    theta: Tensor
+    landmarks: Tensor
+    dense: Tensor
+    dense_weight: Tensor
+    appearance: Tensor
+    skin: Tensor
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+
+def load_renders(folder: Path, device: str, limit: int | None = None) -> Renders:
+    """Read every shard of ``folder`` onto ``device`` (0.15 MB per render)."""
+    raw = load_dataset(folder)
+
+    def tensor(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(raw[name][:limit])).to(device=device, dtype=dtype)
+
+    renders = Renders(
+        images=tensor("images", torch.uint8),
+        theta=tensor("theta", torch.float32),
+        landmarks=tensor("landmarks", torch.float32),
+        dense=tensor("dense", torch.float32),
+        dense_weight=0.2 + 0.8 * tensor("dense_visible", torch.float32),
+        appearance=tensor("appearance", torch.float32),
+        skin=tensor("skin", torch.int64),
+    )
+    size = load_parameter_space().size
+    if renders.theta.shape[1] != size:
+        raise ValueError(f"theta of {folder} has {renders.theta.shape[1]} columns; expected {size}")
+    return renders
+
+
+class Trainer:
+    """Optimiser, one-cycle schedule, weight average, log and checkpoints of one network.
+
+    A run that was killed goes on from its last checkpoint when started again with the same ``out`` folder.
+    The random state is reseeded from (seed, step) at each step, so that a resumed run sees the same batches.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        out: Path,
+        name: str,
+        config: dict[str, Any],
+        seed: int,
+        budget: float = 0,
+    ) -> None:
+        self.network = network
+        self.steps: int = config["steps"]
+        self.seed = seed
+        self.step = 0
+        self.lr: float = config["lr"]
+        self.warmup: float = config.get("warmup", 0.1)
+        self.budget = budget
+        self.started = time.monotonic()
+        self.path = out / f"{name}.checkpoint.safetensors"
+        self.log_path = out / f"{name}.log.jsonl"
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), lr=self.lr, weight_decay=config["weight_decay"], fused=True
+        )
+        self.average = {key: value.clone() for key, value in network.state_dict().items()}
+        self.decay: float = config.get("average_decay", 0.999)
+        if self.path.exists():
+            self._load()
+
+    def update(self, loss: Tensor) -> None:
+        """One optimisation step on ``loss`` and one step of the weight average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * one_cycle(self.step / self.steps, self.warmup)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self.step += 1
+        if self.budget and self.step in (PACE_STEPS, 2 * PACE_STEPS):
+            self._pace()
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, value in self.network.state_dict().items():
+                if value.is_floating_point():
+                    self.average[key].lerp_(value, 1 - decay)
+                else:
+                    self.average[key].copy_(value)
+
+    def _pace(self) -> None:
+        """Choose the number of steps from the time that PACE_STEPS took (the first ones are warm-up)."""
+        next(self.network.parameters()).sum().item()  # waits for the device
+        now = time.monotonic()
+        if self.step == PACE_STEPS:
+            self.paced_from = now
+            return
+        fits = self.step + int((self.budget - (now - self.started)) / (now - self.paced_from) * PACE_STEPS)
+        self.steps = max(2 * self.step, min(self.steps, fits))
+        print(f"{self.steps} steps fit the budget of {self.budget:.0f} s", flush=True)
+
+    def generator(self, device: str) -> torch.Generator:
+        """The random generator of this step."""
+        return torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.step)
+
+    def log(self, **values: float) -> None:
+        """Print one line and append it to the log."""
+        row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1)} | {
+            key: round(float(value), 5) for key, value in values.items()
+        }
+        print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self) -> None:
+        """Write the checkpoint: to a second name first, so that an interruption leaves the old one whole."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        partial = self.path.with_suffix(".partial")
+        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
+        save_file(tensors, partial, metadata={"step": str(self.step), "steps": str(self.steps)})
+        partial.replace(self.path)
+
+    def _load(self) -> None:
+        with safe_open(self.path, "pt") as file:
+            self.step, self.steps = int(file.metadata()["step"]), int(file.metadata()["steps"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+        self.network.load_state_dict(_part(tensors, "network."))
+        device = next(self.network.parameters()).device
+        self.average = {key: value.to(device) for key, value in _part(tensors, "average.").items()}
+        state = self.optimizer.state_dict()
+        for key, value in _part(tensors, "optimizer.").items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value
+        self.optimizer.load_state_dict(state)
+        print(f"resumed from step {self.step} of {self.steps}", flush=True)
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """Share of the peak learning rate: a linear rise over ``warmup``, then a cosine down to nothing."""
+    if progress < warmup:
+        return 0.04 + 0.96 * progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def export(state: dict[str, Tensor], path: Path, half: bool = True) -> None:
+    """Write weights as safetensors, in half precision unless told otherwise."""
+    out = {}
+    for key, value in state.items():
+        value = value.detach().cpu().contiguous()
+        out[key] = value.half() if half and value.is_floating_point() else value
+    save_file(out, path)
+    print(f"wrote {path.name}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
+
+
+def commit() -> str:
+    """The commit of the working tree, for logs and cards."""
+    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"

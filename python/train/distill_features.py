@@ -1,0 +1,156 @@
+"""Distil the feature generator H from F on renders, and estimate the whitening and the prior.
+
+    python -m python.train.distill_features --data renders/train --held-out renders/eval --extractor runs/f --out runs/h
+
+H learns the mean of F's features given the parameters: skin, light, background, blur and alignment are drawn
+anew for each render, so what is left of the features around H is the nuisance residual. Its covariance, taken on
+held-out renders (other skins, other identities), gives the whitening; the covariance of F's regression error
+there gives the prior's precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from genet_ext.extractors import Extractor
+from genet_ext.extractors.face_cnn import FEATURES
+from genet_ext.generators import FeatureGenerator
+from genet_ext.parameters import EXPRESSION, load_parameter_space
+from python.train import augment
+from python.train.common import CONFIGS, Renders, Trainer, export, load_renders
+from safetensors.torch import load_file
+
+SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
+JITTERS = [(1.0, augment.SECOND_PASS)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of training renders")
+    parser.add_argument("--held-out", type=Path, required=True, help="folder of renders with other skins")
+    parser.add_argument("--extractor", type=Path, required=True, help="folder with extractor.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and weights")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIGS / "full.toml", help="TOML; [feature_generator]"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    config = tomllib.loads(arguments.config.read_text())["feature_generator"]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(arguments.seed)
+    space = load_parameter_space()
+    device = arguments.device
+
+    extractor = Extractor(space.size)
+    weights = load_file(arguments.extractor / "extractor.safetensors")
+    extractor.load_state_dict({key: value.float() for key, value in weights.items()})
+    extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    renders = load_renders(arguments.data, device)
+    seen = [observe(extractor, renders, seed) for seed in range(1, 1 + config["views"])]
+    theta = torch.cat([view[0] for view in seen])
+    features = torch.cat([view[1] for view in seen])
+    net = train(theta, features, config, arguments.out, arguments.seed)
+    del renders, seen
+
+    held_out = load_renders(arguments.held_out, device)
+    views = [observe(extractor, held_out, 1000 + seed) for seed in range(config["views"])]
+    theta = torch.cat([view[0] for view in views])
+    features = torch.cat([view[1] for view in views])
+    regressed = torch.cat([view[2] for view in views])
+    with torch.no_grad():
+        residual = features - net(theta)
+        whitening = inverse_root(residual.T @ residual / len(residual))
+        error = regressed - theta
+        covariance = error.T @ error / len(error)
+        mean = features.mean(0)
+        explained = 1 - residual.square().sum() / (features - mean).square().sum()
+        # H's last layer gives whitened features directly.
+        net.layer3.weight.copy_(whitening.T @ net.layer3.weight)
+        net.layer3.bias.copy_((net.layer3.bias - mean) @ whitening)
+    diagonal = covariance.diagonal()
+    precision = torch.linalg.inv(covariance + SHRINKAGE * torch.diag(diagonal))
+    print(f"held-out share of the feature variance that H explains: {explained:.3f}")
+    spread = theta[:, space.indices(EXPRESSION)].std(0)
+    rmse = diagonal[space.indices(EXPRESSION)].sqrt()
+    print(
+        f"regressor's held-out rms error over the spread, mean of the expressions: {(rmse / spread).mean():.3f}"
+    )
+    export(net.state_dict(), arguments.out / "feature_generator.safetensors")
+    export(
+        {
+            "feature_mean": mean,
+            "whitening": whitening,
+            "feature_weight": torch.full((FEATURES,), 1 / config["temper"], device=device),
+            "precision": (precision + precision.T) / 2,
+            "rate": torch.zeros(space.size),
+        },
+        arguments.out / "prior.safetensors",
+        half=False,
+    )
+
+
+@torch.no_grad()
+def observe(extractor: Extractor, renders: Renders, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One photograph-like view of every render: theta [N, P], features [N, D], regressed theta [N, P]."""
+    device = renders.theta.device
+    rng = torch.Generator(device).manual_seed(seed)
+    out: list[tuple[Tensor, Tensor, Tensor]] = []
+    for rows in torch.randperm(len(renders), device=device, generator=rng).split(512):
+        rgba, theta, _ = augment.crop(
+            renders.images[rows], renders.theta[rows], renders.landmarks[rows], JITTERS, rng
+        )
+        said = extractor(augment.photograph(rgba, rng).contiguous(memory_format=torch.channels_last))
+        out.append((theta, said.features, said.parameters))
+    theta, features, regressed = (torch.cat(column) for column in zip(*out, strict=True))
+    return theta, features, regressed
+
+
+def train(
+    theta: Tensor, features: Tensor, config: dict[str, float], out: Path, seed: int
+) -> FeatureGenerator:
+    """Least squares on (theta, features), each scaled by its spread; the scales are folded into the weights."""
+    device = theta.device
+    mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
+    centre, scale = features.mean(0), features.std(0).clamp(min=1e-6)
+    net = FeatureGenerator(theta.shape[1], FEATURES).to(device)
+    trainer = Trainer(net, out, "feature_generator", config, seed)
+    while trainer.step < trainer.steps:
+        rng = trainer.generator(str(device))
+        rows = torch.randint(len(theta), (int(config["batch"]),), device=device, generator=rng)
+        loss = nn.functional.mse_loss(net((theta[rows] - mean) / spread), (features[rows] - centre) / scale)
+        trainer.update(loss)
+        if trainer.step % config["log_every"] == 0:
+            trainer.log(loss=loss)
+    trainer.save()
+    net.load_state_dict(trainer.average)
+    with torch.no_grad():
+        net.layer1.weight.div_(spread)
+        net.layer1.bias.sub_(net.layer1.weight @ mean)
+        net.layer3.weight.mul_(scale[:, None])
+        net.layer3.bias.mul_(scale).add_(centre)
+    return net.requires_grad_(False)
+
+
+def inverse_root(covariance: Tensor) -> Tensor:
+    """W with W^T C W = I, C being the covariance after shrinkage (float64 inside)."""
+    covariance = covariance.double()
+    shrink = (
+        SHRINKAGE
+        * covariance.diagonal().mean()
+        * torch.eye(len(covariance), dtype=torch.float64, device=covariance.device)
+    )
+    values, vectors = torch.linalg.eigh(covariance + shrink)
+    return (vectors / values.sqrt()).float()
+
+
+if __name__ == "__main__":
+    main()

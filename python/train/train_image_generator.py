@@ -1,0 +1,71 @@
+"""Train the image generator G: parameters and appearance -> the clean aligned render over grey.
+
+python -m python.train.train_image_generator --data renders/train --out runs/g
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genet_ext.extractors.face_cnn import APPEARANCE
+from genet_ext.generators import ImageGenerator
+from genet_ext.parameters import load_parameter_space
+from python.train import augment
+from python.train.common import Renders, Trainer, commit, export, load_renders, parse_arguments
+
+SCALES = 4  # levels of the image pyramid that the loss compares
+
+
+def main() -> None:
+    arguments, config = parse_arguments(__doc__ or "", "image_generator")
+    renders = load_renders(arguments.data, arguments.device)
+    net = ImageGenerator(load_parameter_space().size, APPEARANCE)
+    net = net.to(arguments.device, memory_format=torch.channels_last)
+    trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
+    print(
+        f"{len(renders)} renders, {trainer.steps} steps of {config['batch']}, commit {commit()}", flush=True
+    )
+    while trainer.step < trainer.steps:
+        loss, error = training_loss(net, renders, config["batch"], trainer.generator(arguments.device))
+        trainer.update(loss)
+        if trainer.step % config["log_every"] == 0:
+            trainer.log(loss=loss, mean_abs=error)
+        if trainer.step % config["save_every"] == 0:
+            trainer.save()
+    trainer.save()
+    net.load_state_dict(trainer.average)
+    export(net.state_dict(), arguments.out / "image_generator.safetensors")
+
+
+def training_loss(
+    net: ImageGenerator, renders: Renders, batch: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One batch: the multi-scale loss, and the mean absolute pixel error in [0, 1]."""
+    device = renders.theta.device
+    rows = torch.randint(len(renders), (batch,), device=device, generator=rng)
+    rgba, theta, _ = augment.crop(
+        renders.images[rows], renders.theta[rows], renders.landmarks[rows], [(1.0, augment.ALIGNED)], rng
+    )
+    truth = augment.composite_grey(rgba)
+    with torch.autocast(device.type, torch.bfloat16):
+        pixels = net(theta, renders.appearance[rows])
+    pixels = pixels.float()
+    error = (pixels - truth).abs().mean()
+    return pyramid_loss(pixels, truth), error
+
+
+def pyramid_loss(pixels: Tensor, truth: Tensor) -> Tensor:
+    """Absolute error of the pixels and of their differences to neighbours, at several scales."""
+    loss = pixels.new_zeros(())
+    for _ in range(SCALES):
+        loss = loss + (pixels - truth).abs().mean()
+        for axis in (2, 3):
+            loss = loss + (pixels.diff(dim=axis) - truth.diff(dim=axis)).abs().mean()
+        pixels, truth = functional.avg_pool2d(pixels, 2), functional.avg_pool2d(truth, 2)
+    return loss
+
+
+if __name__ == "__main__":
+    main()
