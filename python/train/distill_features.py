@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genet_ext.extractors import Extractor
@@ -23,7 +24,6 @@ from genet_ext.generators import FeatureGenerator
 from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.train import augment
 from python.train.common import CONFIGS, Renders, Trainer, export, load_renders
-from safetensors.torch import load_file
 
 SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
 JITTERS = [(1.0, augment.SECOND_PASS)]
