@@ -1,7 +1,7 @@
 """From a render with coverage to what a camera, a file and a loose face box make of it, on the device.
 
-Everything is drawn per image from one generator, so a step's batch is a function of its seed. Strengths follow
-photographs: noise that hides the brows teaches nothing.
+Everything is drawn per image from one generator, so a step's batch is a function of its seed. Strengths
+follow photographs: noise that hides the brows teaches nothing.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _background(rgba: Tensor, rng: torch.Generator) -> Tensor:
 
 def _occlude(pixels: Tensor, rng: torch.Generator) -> Tensor:
     """An ellipse of one colour (hand, microphone, cup) over part of 12 % of the faces, mostly at the rim."""
-    batch, _, height, width = pixels.shape
+    _, _, height, width = pixels.shape
     y, x = torch.meshgrid(
         torch.linspace(-1, 1, height, device=pixels.device),
         torch.linspace(-1, 1, width, device=pixels.device),
@@ -192,11 +192,8 @@ def _blur(pixels: Tensor, rng: torch.Generator) -> Tensor:
         kernel = torch.exp(-0.5 * (taps / sigma.reshape(batch, 1)) ** 2)
         kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
         shape = (-1, 1, 13, 1) if vertical else (-1, 1, 1, 13)
-        flat = functional.pad(
-            x.reshape(1, batch * channels, height, width),
-            (0, 0, 6, 6) if vertical else (6, 6, 0, 0),
-            "replicate",
-        )
+        stacked = x.reshape(1, batch * channels, height, width)
+        flat = functional.pad(stacked, (0, 0, 6, 6) if vertical else (6, 6, 0, 0), "replicate")
         out = functional.conv2d(flat, kernel.reshape(shape), groups=batch * channels)
         return out.reshape(batch, channels, height, width)
 

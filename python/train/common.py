@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import subprocess
 import time
 import tomllib
@@ -41,7 +42,7 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
         "--budget",
         type=float,
         default=0,
-        help="seconds; fewer steps are taken if the config's do not fit (0: all)",
+        help="seconds; takes fewer steps if the config's do not fit (0: all)",
     )
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())[section]
@@ -189,7 +190,7 @@ class Trainer:
     def _load(self) -> None:
         with safe_open(self.path, "pt") as file:
             self.step, self.steps = int(file.metadata()["step"]), int(file.metadata()["steps"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
         self.network.load_state_dict(_part(tensors, "network."))
         device = next(self.network.parameters()).device
         self.average = {key: value.to(device) for key, value in _part(tensors, "average.").items()}
@@ -222,7 +223,12 @@ def export(state: dict[str, Tensor], path: Path, half: bool = True) -> None:
     print(f"wrote {path.name}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
 
 
-def commit() -> str:
-    """The commit of the working tree, for logs and cards."""
-    result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return result.stdout.strip() or "unknown"
+def describe(renders: Renders, trainer: Trainer, config: dict[str, Any]) -> None:
+    """Print what this run is made of, for the log and the model card."""
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    device = next(trainer.network.parameters()).device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    print(
+        f"{len(renders)} renders, {trainer.steps} steps of {config['batch']}, seed {trainer.seed}", flush=True
+    )
+    print(f"torch {torch.__version__} on {name}, commit {git.stdout.strip() or 'unknown'}", flush=True)

@@ -1,11 +1,12 @@
-"""Distil the feature generator H from F on renders, and estimate the whitening and the prior.
+r"""Distil the feature generator H from F on renders, and estimate the whitening and the prior.
 
-    python -m python.train.distill_features --data renders/train --held-out renders/eval --extractor runs/f --out runs/h
+    python -m python.train.distill_features --data renders/train --held-out renders/eval \
+        --extractor runs/f --out runs/h
 
 H learns the mean of F's features given the parameters: skin, light, background, blur and alignment are drawn
-anew for each render, so what is left of the features around H is the nuisance residual. Its covariance, taken on
-held-out renders (other skins, other identities), gives the whitening; the covariance of F's regression error
-there gives the prior's precision.
+anew for each render, so what is left of the features around H is the nuisance residual. Its covariance, taken
+on held-out renders (other skins, other identities), gives the whitening; the covariance of F's regression
+error there gives the prior's precision.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -81,9 +83,7 @@ def main() -> None:
     print(f"held-out share of the feature variance that H explains: {explained:.3f}")
     spread = theta[:, space.indices(EXPRESSION)].std(0)
     rmse = diagonal[space.indices(EXPRESSION)].sqrt()
-    print(
-        f"regressor's held-out rms error over the spread, mean of the expressions: {(rmse / spread).mean():.3f}"
-    )
+    print(f"regressor's held-out rms error over the expressions' spread: {(rmse / spread).mean():.3f}")
     export(net.state_dict(), arguments.out / "feature_generator.safetensors")
     export(
         {
@@ -114,10 +114,8 @@ def observe(extractor: Extractor, renders: Renders, seed: int) -> tuple[Tensor, 
     return theta, features, regressed
 
 
-def train(
-    theta: Tensor, features: Tensor, config: dict[str, float], out: Path, seed: int
-) -> FeatureGenerator:
-    """Least squares on (theta, features), each scaled by its spread; the scales are folded into the weights."""
+def train(theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, seed: int) -> FeatureGenerator:
+    """Least squares on (theta, features), each scaled by its spread, which is folded into the weights."""
     device = theta.device
     mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
     centre, scale = features.mean(0), features.std(0).clamp(min=1e-6)
@@ -125,7 +123,7 @@ def train(
     trainer = Trainer(net, out, "feature_generator", config, seed)
     while trainer.step < trainer.steps:
         rng = trainer.generator(str(device))
-        rows = torch.randint(len(theta), (int(config["batch"]),), device=device, generator=rng)
+        rows = torch.randint(len(theta), (config["batch"],), device=device, generator=rng)
         loss = nn.functional.mse_loss(net((theta[rows] - mean) / spread), (features[rows] - centre) / scale)
         trainer.update(loss)
         if trainer.step % config["log_every"] == 0:

@@ -12,7 +12,7 @@ from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE, ParameterSpace, load_parameter_space
 from python.train import augment
-from python.train.common import Renders, Trainer, commit, export, load_renders, parse_arguments
+from python.train.common import Renders, Trainer, describe, export, load_renders, parse_arguments
 
 JITTERS = [(0.65, augment.SECOND_PASS), (0.35, augment.LOOSE_BOX)]
 POINT_SCALE = 2.0  # px at which a landmark's error counts as much as one standard deviation of a parameter
@@ -31,9 +31,7 @@ def main() -> None:
     net = net.to(arguments.device, memory_format=torch.channels_last)
     trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
     weights = parameter_weights(renders, space)
-    print(
-        f"{len(renders)} renders, {trainer.steps} steps of {config['batch']}, commit {commit()}", flush=True
-    )
+    describe(renders, trainer, config)
     while trainer.step < trainer.steps:
         losses = training_losses(net, renders, weights, config["batch"], trainer.generator(arguments.device))
         trainer.update(losses["loss"])

@@ -13,7 +13,7 @@ from genet_ext.extractors.face_cnn import APPEARANCE
 from genet_ext.generators import ImageGenerator
 from genet_ext.parameters import load_parameter_space
 from python.train import augment
-from python.train.common import Renders, Trainer, commit, export, load_renders, parse_arguments
+from python.train.common import Renders, Trainer, describe, export, load_renders, parse_arguments
 
 SCALES = 4  # levels of the image pyramid that the loss compares
 
@@ -24,9 +24,7 @@ def main() -> None:
     net = ImageGenerator(load_parameter_space().size, APPEARANCE)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
-    print(
-        f"{len(renders)} renders, {trainer.steps} steps of {config['batch']}, commit {commit()}", flush=True
-    )
+    describe(renders, trainer, config)
     while trainer.step < trainer.steps:
         loss, error = training_loss(net, renders, config["batch"], trainer.generator(arguments.device))
         trainer.update(loss)
