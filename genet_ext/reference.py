@@ -1,9 +1,10 @@
 """The native operators once more, in plain PyTorch.
 
-Every operator of :mod:`genet_ext.ops` has a twin here with the same name, the same arguments and the same meaning.
-The twins are what the tests hold the kernels against (in float64), the baseline of the benchmarks, and what
-``backend="reference"`` runs where no compiler was at hand. They are written to be read: no blocking, no in-place
-tricks beyond what an operator's contract asks for, any floating-point dtype, any device, gradients by autograd.
+Every operator of :mod:`genet_ext.ops` has a twin here with the same name, the same arguments and the same
+meaning. The twins are what the tests hold the kernels against (in float64), the baseline of the benchmarks,
+and what ``backend="reference"`` runs where no compiler was at hand. They are written to be read: no blocking,
+no in-place tricks beyond what an operator's contract asks for, any floating-point dtype, any device,
+gradients by autograd.
 
 Shapes: B faces, P parameters, D features, H1 and H2 hidden units.
 """
@@ -35,8 +36,8 @@ def feature_distance(
             ``"squared"``: 0.5 r^2;
             ``"l1"``: |r|, with gradient 0 at r = 0;
             ``"huber"``: 0.5 r^2 for |r| <= delta, else delta (|r| - 0.5 delta);
-            or ``"cosine"``: 1 - the cosine of pred and target, ``weight`` inside every inner product; a face whose
-            pred or target is the zero vector has loss 1 and gradient 0.
+            or ``"cosine"``: 1 - the cosine of pred and target, ``weight`` inside every inner product; a face
+            whose pred or target is the zero vector has loss 1 and gradient 0.
         delta: where Huber's parabola becomes a line, > 0; the other kinds ignore it.
 
     Returns:
@@ -56,7 +57,7 @@ def feature_distance(
     if kind == "squared":
         rho, slope = 0.5 * residual**2, residual
     elif kind == "l1":
-        rho, slope = size, residual.sign()
+        rho, slope = size, torch.where(residual.isnan(), residual, residual.sign())
     else:
         rho = torch.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
         slope = residual.clamp(-delta, delta)
@@ -94,10 +95,10 @@ def adam_step_(
 ) -> None:
     """One Adam step of every active face, in place, then projection to the bounds.
 
-    The update is ``torch.optim.Adam``'s: both moments bias-corrected, ``eps`` outside the square root. The step count
-    is per face. The gradient of the prior, ``0.5 (x - mean)^T precision (x - mean) + sum_k rate[k] |x[k]|``, is added
-    to ``grad`` first. Where a parameter is exactly 0 the rate's subgradient is the one that makes the whole gradient
-    smallest: a parameter stays at 0 until the rest of its gradient exceeds the rate.
+    The update is ``torch.optim.Adam``'s: both moments bias-corrected, ``eps`` outside the square root. The
+    step count is per face. The gradient of :func:`prior_energy` is added to ``grad`` first. Where a parameter
+    is exactly 0 the rate's subgradient is the one that makes the whole gradient smallest: a parameter stays
+    at 0 until the rest of its gradient exceeds the rate.
 
     Args:
         params: [B, P], changed in place.
@@ -173,7 +174,7 @@ def prior_energy(
 def add_prior_gradient(
     grad: Tensor, params: Tensor, mean: Tensor | None, precision: Tensor | None, rate: Tensor | None
 ) -> Tensor:
-    """``grad`` [B, P] plus the gradient of :func:`prior_energy`; at a parameter of 0, its least subgradient."""
+    """``grad`` [B, P] plus the gradient of :func:`prior_energy` (at 0, its least subgradient)."""
     if mean is not None and precision is not None:
         grad = grad + (params - mean) @ precision
     if rate is not None:
@@ -228,10 +229,11 @@ def fit_mlp_(
     Args:
         params: [B, P], changed in place.
         exp_avg, exp_avg_sq: [B, P] moments, changed in place.
-        step: int32 [B] steps taken so far, changed in place; the t-th step of a face (from 1) has learning rate
-            ``lr * lr_decay ** (t - 1)``.
-        active: bool [B], changed in place. A face is switched off after a step whose largest parameter change, after
-            the bounds, is below ``tol``; and, before the step, when its objective or gradient is not finite.
+        step: int32 [B] steps taken so far, changed in place; the t-th step of a face (from 1) has learning
+            rate ``lr * lr_decay ** (t - 1)``.
+        active: bool [B], changed in place. A face is switched off after a step whose largest parameter
+            change, after the bounds, is below ``tol``; and, before the step, when its objective or gradient
+            is not finite.
         target: [B, D] features of the photographs.
         mlp: the feature generator's weights, see :data:`Mlp`.
         feature_weight: [D], >= 0.
