@@ -1,0 +1,327 @@
+"""From a sample to its picture and labels: one call per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import geometry, hair, rasterizer, shading
+from .assets import (
+    BLOCK,
+    GLASSES,
+    HAIR,
+    N_IDENTITY,
+    FaceModel,
+    ParameterTable,
+    load_face_model,
+    read_parameters,
+)
+from .geometry import CANVAS, F32, MARGIN, TEMPLATE
+from .hair import HairModel, build_hair_model, place_glasses, place_hair
+from .sampling import Sample, SamplingConfig, sample_one
+from .skin import N_APPEARANCE_SKIN, Skin, SkinModel, compose, load_skin_model
+
+APPEARANCE = (
+    *(f"skin_{i:02d}" for i in range(N_APPEARANCE_SKIN)),
+    "light_x",
+    "light_y",
+    "light_z",
+    "exposure",
+    "tint_r",
+    "tint_b",
+)
+_PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
+_SHADOW_SIZE = 96
+_SHADOW_CM = 26.0
+_LIPS_APART_CM = 0.03
+
+
+@dataclass(frozen=True)
+class Render:
+    image: NDArray[np.uint8]  # [192, 192, 4]
+    theta: F32  # [P]
+    landmarks: F32  # [68, 2] px of the canvas
+    dense: F32  # [D, 2] px of the canvas
+    dense_visible: NDArray[np.uint8]  # [D]
+    appearance: F32  # [16]
+    person: int
+    identity: int
+    seed: int
+
+
+class Renderer:
+    """Everything loaded once, and buffers that are used again. Not for several threads at a time."""
+
+    def __init__(self, assets: Path, split: str = "train", config: SamplingConfig | None = None) -> None:
+        self.config = config or SamplingConfig()
+        self.split = split
+        self.table: ParameterTable = read_parameters()
+        self.face: FaceModel = load_face_model(assets / "ict_facekit.npz")
+        self.skin: SkinModel = load_skin_model(assets / "frll_albedo_train.npz", self.face, self.table, split)
+        self.hair: HairModel = build_hair_model(self.face)
+        self._curve = shading.srgb_curve()
+        self._shape_matrix = self._expression_shapes()
+        self._lay_out()
+
+    def _expression_shapes(self) -> F32:
+        """[46, S]: expression parameters -> weights of the face model's shapes."""
+        matrix = np.zeros((len(self.table.expression), len(self.face.shapes)), np.float32)
+        for row, name in enumerate(self.table.expression):
+            for shape, weight in self.table.shape_weights[name]:
+                matrix[row, self.face.shapes.index(shape)] += weight
+        return matrix
+
+    def _lay_out(self) -> None:
+        """One vertex and one triangle list: face model, hair, glasses."""
+        face, v = self.face, len(self.face.neutral)
+        frame, lens = hair.build_glasses_triangles()
+        h = len(self.hair.roots)
+        g = int(max(frame.max(), lens.max())) + 1
+        self._hair_at, self._glasses_at = v, v + h
+        total = v + h + g
+        parts = [face.triangles, self.hair.triangles + v, frame + v + h, lens + v + h]
+        self._triangles = np.ascontiguousarray(np.concatenate(parts).astype(np.int32))
+        ends = np.cumsum([len(p) for p in parts])
+        self._hair_triangles = (int(ends[0]), int(ends[1]))
+        self._frame_triangles = (int(ends[1]), int(ends[2]))
+        self._lens_triangles = (int(ends[2]), int(ends[3]))
+        self._material = np.concatenate(
+            [face.material, np.full(len(parts[1]), HAIR), np.full(len(parts[2]) + len(parts[3]), GLASSES)]
+        ).astype(np.uint8)
+        self._uv = np.zeros((total, 2), np.float32)
+        self._uv[:v] = face.uv
+        self._hair_uv = self.hair.uv
+        self._rest = np.zeros((total, 3), np.float32)
+        self._rest[:v] = face.neutral
+        self._density = np.zeros(total, np.float32)
+        self._scalp = np.zeros(total, np.float32)
+        self._points = np.zeros((total, 3), np.float32)
+        self._camera = np.zeros((total, 3), np.float32)
+        self._normal = np.zeros((total, 3), np.float32)
+        self._plane = np.zeros((total, 2), np.float32)
+        self._iw = np.zeros(total, np.float32)
+        side = CANVAS * shading.SUPERSAMPLING
+        self._depth = np.zeros((side, side), np.float32)
+        self._seen = np.zeros((side, side), np.int32)
+        self._lash = np.zeros((side, side), np.float32)
+        self._lens = np.zeros((side, side), np.float32)
+        self._shadow = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE), np.float32)
+        self._shadow_seen = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE), np.int32)
+        self._scalp_height = hair.hairline_height(face.neutral)
+
+    # ------------------------------------------------------------------------------------------------------ stages
+
+    def sample(self, seed: int, index: int) -> Sample:
+        return sample_one(
+            seed, self.split, index, self.table, self.skin.darkness, self.skin.rows, self.config
+        )
+
+    def render(self, sample: Sample) -> Render:
+        """Draw one sample. The returned theta carries the roll that the alignment left in the crop."""
+        theta = sample.theta.copy()
+        expression = theta[3 : 3 + len(self.table.expression)]
+        mouth_open = self._place_vertices(sample, expression)
+        to_canvas, roll = self._project(theta, sample.distance)
+        theta[self.table.index("roll")] = roll
+        xy = self._plane @ to_canvas[:, :2].T.astype(np.float32) + to_canvas[:, 2].astype(np.float32)
+        skin = compose(self.skin, sample.skin, expression)
+        samples_xy = np.ascontiguousarray((xy + 0.5) * shading.SUPERSAMPLING - 0.5, dtype=np.float32)
+        self._rasterise(sample, samples_xy, mouth_open)
+        image = self._shade(sample, skin, samples_xy, to_canvas)
+        dense = xy[self.face.dense]
+        light = np.array(sample.light.direction) * sample.light.share
+        appearance = [*skin.coefficients, *light, sample.light.exposure, *sample.light.tint]
+        return Render(
+            image=image,
+            theta=theta,
+            landmarks=xy[self.face.landmarks].astype(np.float32),
+            dense=dense.astype(np.float32),
+            dense_visible=self._visible(self.face.dense, samples_xy),
+            appearance=np.array(appearance, np.float32),
+            person=sample.skin.person,
+            identity=sample.identity_index,
+            seed=sample.seed,
+        )
+
+    def _place_vertices(self, sample: Sample, expression: F32) -> bool:
+        """Head-frame positions of all vertices; whether the inside of the mouth can be seen."""
+        face = self.face
+        shapes = expression @ self._shape_matrix
+        for name, weight in sample.hidden_shapes.items():
+            shapes[face.shapes.index(name)] += weight
+        weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes]).astype(np.float32)
+        v = len(face.neutral)
+        flat, neutral = self._points[:v].reshape(-1), face.neutral.reshape(-1)
+        # Lips are outside: blend that first, and the inside of the mouth only if it shows.
+        middle = min(-(-3 * face.first_mouth_vertex // BLOCK) * BLOCK, 3 * v)
+        step = np.float32(face.step)
+        geometry.blend(flat, neutral, face.deltas, weights, face.active, step, 0, middle, BLOCK)
+        landmarks = self._points[face.landmarks]
+        gap = np.linalg.norm(landmarks[[61, 62, 63]] - landmarks[[67, 66, 65]], axis=1).max()
+        mouth_open = bool(gap > _LIPS_APART_CM)
+        if mouth_open:
+            geometry.blend(flat, neutral, face.deltas, weights, face.active, step, middle, 3 * v, BLOCK)
+        positions, density = place_hair(self.hair, sample.hair, self._points[:v], face.neutral)
+        self._points[self._hair_at : self._glasses_at] = positions
+        self._density[self._hair_at : self._glasses_at] = density
+        if sample.glasses is not None:
+            self._points[self._glasses_at :] = place_glasses(sample.glasses, landmarks)
+        return mouth_open
+
+    def _project(self, theta: F32, distance: float) -> tuple[NDArray[np.float64], float]:
+        """Camera positions, perspective plane, and the similarity [2, 3] from that plane to the canvas; the roll."""
+        rot = geometry.rotation(float(theta[0]), float(theta[1]), 0.0)
+        landmarks = self._points[self.face.landmarks]
+        # The optical axis meets the face, so yaw and pitch are those relative to the viewing ray.
+        offset = (landmarks[[27, 30, 33, 36, 45, 48, 54]].mean(0) - _PIVOT) @ rot.T
+        pivot = (_PIVOT + rot.T @ np.array([offset[0], offset[1], 0.0], np.float32)).astype(np.float32)
+        geometry.rotate_project(
+            self._points, rot, pivot, np.float32(distance), self._camera, self._plane, self._iw
+        )
+        points = geometry.alignment_points(self._plane[self.face.landmarks])
+        to_canvas = geometry.similarity(points, TEMPLATE + MARGIN)
+        self._rot, self._pivot = rot, pivot
+        geometry.vertex_normals(self._camera, self._triangles, self._normal)
+        return to_canvas, geometry.roll_of_similarity(to_canvas)
+
+    def _rasterise(self, sample: Sample, xy: F32, mouth_open: bool) -> None:
+        face = self.face
+        for buffer in (self._depth, self._lash, self._lens):
+            buffer.fill(0)
+        self._seen.fill(rasterizer.NOTHING)
+        tri, iw = self._triangles, self._iw
+        rasterizer.draw(tri, 0, face.first_lash_triangle, True, xy, iw, self._depth, self._seen)
+        if mouth_open:
+            rasterizer.draw(
+                tri, face.first_mouth_triangle, len(face.triangles), True, xy, iw, self._depth, self._seen
+            )
+        if not sample.hair.bald:
+            shift = np.array(sample.hair.noise_shift, np.float32)
+            self._uv[self._hair_at : self._glasses_at] = self._hair_uv + shift
+            rasterizer.draw_strands(
+                tri,
+                *self._hair_triangles,
+                xy,
+                iw,
+                self._density,
+                self._uv,
+                self.skin.fine,
+                self._depth,
+                self._seen,
+            )
+        rasterizer.draw_veil(
+            tri, face.first_lash_triangle, face.first_mouth_triangle, xy, iw, self._depth, 0.5, self._lash
+        )
+        if sample.glasses is not None:
+            rasterizer.draw(tri, *self._frame_triangles, False, xy, iw, self._depth, self._seen)
+            rasterizer.draw_veil(
+                tri, *self._lens_triangles, xy, iw, self._depth, sample.glasses.lens + 1e-4, self._lens
+            )
+
+    def _shadow_map(self, sample: Sample, mouth_open: bool) -> F32:
+        """Depth of the head seen from the light; returns camera frame -> its texels [2, 4]."""
+        light = np.array(sample.light.direction, np.float32)
+        up = np.array([0, 1, 0], np.float32) if abs(light[1]) < 0.95 else np.array([1, 0, 0], np.float32)
+        across = np.cross(up, light)
+        across /= np.linalg.norm(across)
+        over = np.cross(light, across)
+        scale = _SHADOW_SIZE / _SHADOW_CM
+        matrix = np.zeros((2, 4), np.float32)
+        matrix[0, :3], matrix[1, :3] = across * scale, -over * scale
+        matrix[:, 3] = _SHADOW_SIZE / 2
+        xy = (self._camera @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)
+        # Any increasing function of nearness serves as depth; the offset keeps it positive.
+        depth = (self._camera @ light + np.float32(100.0)).astype(np.float32)
+        self._shadow.fill(0)
+        self._shadow_seen.fill(rasterizer.NOTHING)
+        rasterizer.draw(
+            self._triangles,
+            0,
+            self.face.first_lash_triangle,
+            True,
+            xy,
+            depth,
+            self._shadow,
+            self._shadow_seen,
+        )
+        self._shadow -= np.float32(100.0)
+        return matrix
+
+    def _shade(
+        self, sample: Sample, skin: Skin, xy: F32, to_canvas: NDArray[np.float64]
+    ) -> NDArray[np.uint8]:
+        light, eyes = sample.light, sample.eyes
+        to_light = self._shadow_map(sample, False)
+        face_landmarks = self.face.landmarks
+        right, left = xy[face_landmarks[[36, 37, 38, 39]]], xy[face_landmarks[[42, 43, 44, 45]]]
+        lid = np.stack([left[np.argsort(left[:, 0])], right[np.argsort(right[:, 0])]])
+        eye_centres = np.stack(
+            [self._points[: len(self.face.neutral)][self.face.eyeball_part == s] for s in (0, 1)]
+        )
+        eye_head = (eye_centres.min(1) + eye_centres.max(1)) / 2
+        eye_camera = (eye_head - self._pivot) @ self._rot.T
+        if sample.hair.bald:
+            self._scalp.fill(0)
+            self._scalp[: len(self._scalp_height)] = np.clip((self._scalp_height + 0.3) / 2, 0, 0.12)
+        else:
+            above = self._scalp_height + sample.hair.hairline
+            self._scalp[: len(above)] = np.clip(above / 1.2, 0, 0.92) * ~self.face.ear
+        exposure = np.exp(light.exposure) * np.exp([light.tint[0], 0.0, light.tint[1]])
+        scene = shading.Scene(
+            triangles=self._triangles,
+            material=self._material,
+            xy=xy,
+            iw=self._iw,
+            normal=self._normal,
+            camera=self._camera,
+            rest=self._rest,
+            uv=self._uv,
+            scalp=self._scalp,
+            albedo=skin.albedo,
+            fine=self.skin.fine,
+            shadow=self._shadow,
+            to_light=to_light,
+            light=np.array([*light.direction, light.share], np.float32),
+            back=np.array([*light.back, light.back_share], np.float32),
+            colour=exposure.astype(np.float32),
+            shadow_depth=light.shadow,
+            skin=skin.tone,
+            gloss=sample.skin.gloss,
+            hair=np.array(sample.hair.colour, np.float32),
+            iris=np.array(eyes.iris, np.float32),
+            iris_size=np.array([eyes.iris_radius, eyes.pupil_radius], np.float32),
+            sclera=(eyes.sclera * np.array([1, 0.94 - 0.1 * eyes.redness, 0.9 - 0.12 * eyes.redness])).astype(
+                np.float32
+            ),
+            teeth=np.array(eyes.teeth, np.float32),
+            glasses=np.array(sample.glasses.colour if sample.glasses else (0, 0, 0), np.float32),
+            eye_rest=self.face.eye_centres,
+            eye_camera=eye_camera.astype(np.float32),
+            lid=lid.astype(np.float32),
+            lip_depth=float(self._rest[face_landmarks[62], 2]),
+            samples_per_cm=float(np.hypot(to_canvas[0, 0], to_canvas[1, 0])) * shading.SUPERSAMPLING,
+        )
+        image = np.zeros((CANVAS, CANVAS, 4), np.uint8)
+        glare = sample.glasses.glare if sample.glasses else 0.0
+        shading.shade(
+            scene, self._seen, self._lash, self._lens, eyes.lash, np.float32(glare), self._curve, image
+        )
+        shading.spread_edges(image)
+        return image
+
+    def _visible(self, vertices: NDArray[np.int32], xy: F32) -> NDArray[np.uint8]:
+        """1 where the surface drawn at a vertex's sample is the vertex itself (within 4 mm), inside the canvas."""
+        side = self._depth.shape[0]
+        sample = np.round(xy[vertices]).astype(int)
+        inside = ((sample >= 0) & (sample < side)).all(1)
+        at = np.clip(sample, 0, side - 1)
+        nearest = self._depth[at[:, 1], at[:, 0]]
+        iw = self._iw[vertices]
+        facing = self._normal[vertices, 2] > -0.05
+        # depth is 1 / distance: compare in centimetres.
+        gap = 1 / iw - 1 / np.maximum(nearest, 1e-9)
+        out: NDArray[np.uint8] = (inside & facing & (nearest > 0) & (gap < 0.4)).astype(np.uint8)
+        return out
