@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 THUMBNAIL = 16
-SAME_PICTURE = 12.0  # mean absolute difference of thumbnails, of 255; different pictures differ by more than 30
+SAME_PICTURE = (
+    12.0  # mean absolute difference of thumbnails, of 255; different pictures differ by more than 30
+)
 
 
 def test_data() -> Path:
@@ -108,7 +110,9 @@ def known_pictures() -> list[SimpleNamespace]:
         pixels = _first_frame(test_data() / str(file))
         height, width = pixels.shape[:2]
         boxes = boxes[["left", "top", "right", "bottom"]].to_numpy(float)
-        pictures.append(SimpleNamespace(width=width, height=height, boxes=boxes, thumbnail=_thumbnail(pixels)))
+        pictures.append(
+            SimpleNamespace(width=width, height=height, boxes=boxes, thumbnail=_thumbnail(pixels))
+        )
     return pictures
 
 

@@ -1,7 +1,7 @@
-"""`genet-ext enable` and `disable`: py-feat scripts that never import genet_ext may say `au_model="genet"`.
+"""`genet-ext enable` and `disable`: scripts that never import genet_ext may say `au_model="genet"`.
 
-A one-line `.pth` file in site-packages makes Python run `_import_hook.py` when it starts; that waits for
-`import feat` and then imports genet_ext. Nothing heavy happens before.
+A one-line `.pth` file in site-packages makes Python run `import_hook.py` when it starts; that waits for
+`import feat` and only then imports genet_ext.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 PTH_NAME = "genet_ext_autoload.pth"
 
-# One line, because `site` executes .pth files line by line. Finding the package anew at every start keeps the line
-# silent after `pip uninstall` and right after a move.
+# One line, because `site` executes .pth files line by line. Looking the package up at every start keeps the
+# line silent after `pip uninstall` and right after a move.
 PTH_LINE = (
-    "import importlib.util as u; s = u.find_spec('genet_ext'); "
-    "s and exec(open(s.submodule_search_locations[0] + '/_import_hook.py').read(), {'__name__': 'genet_ext_autoload'})\n"
+    "import importlib.util as u; s = u.find_spec('genet_ext'); s and exec(open("
+    "s.submodule_search_locations[0] + '/pyfeat/import_hook.py').read(), {'__name__': 'genet_ext_autoload'})\n"
 )
 
 
@@ -40,6 +40,6 @@ def disable() -> bool:
 
 
 def is_enabled() -> bool:
-    """Whether the `.pth` file is in place and is the one this version writes."""
+    """Whether the `.pth` file is in place and is the one that this version writes."""
     path = pth_path()
     return path.is_file() and path.read_text() == PTH_LINE

@@ -1,7 +1,7 @@
 """Calls a function right after a module has been imported.
 
-Python's start-up runs this file on its own when `genet-ext enable` is on (see `_autoload.py`), so it imports nothing
-but `sys` and must stay quick. `pyfeat.py` uses the same class.
+Python's start-up runs this file on its own where `genet-ext enable` is on (see `autoload.py`), so it imports
+nothing but `sys` and must stay quick. `registration.py` uses the same class.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ if MYPY:
 
 
 class AfterImport:
-    """A finder for `sys.meta_path`: other finders find `awaited_module`, which is passed to `callback` once loaded.
+    """A finder for `sys.meta_path` that passes `awaited_module` to `callback` once it is loaded.
 
-    The module keeps its own loader, so `inspect.getsource`, reloading and pickling see nothing unusual.
+    Other finders find the module, and it keeps its own loader: `inspect.getsource`, reloading and pickling
+    see nothing unusual.
     """
 
     def __init__(self, awaited_module: str, callback: Callable[[ModuleType], None]) -> None:
@@ -52,15 +53,15 @@ class AfterImport:
         loader.exec_module = exec_module_and_call_back  # type: ignore[method-assign]
 
 
-def _load_genet_ext(_: ModuleType) -> None:
+def _import_genet_ext(_: ModuleType) -> None:
     """Import genet_ext, which registers itself with py-feat."""
     try:
         import genet_ext  # noqa: F401
     except Exception as error:  # py-feat must stay usable where genet-ext is broken
         import warnings
 
-        warnings.warn(f'au_model="genet" is not available, genet_ext cannot be imported: {error}', stacklevel=2)
+        warnings.warn(f'au_model="genet" is not available: import genet_ext failed: {error}', stacklevel=2)
 
 
 if __name__ == "genet_ext_autoload":  # the name under which the .pth line runs this file
-    sys.meta_path.insert(0, AfterImport("feat.detector", _load_genet_ext))
+    sys.meta_path.insert(0, AfterImport("feat.detector", _import_genet_ext))

@@ -1,0 +1,148 @@
+"""Frames and face boxes -> rows of AU columns: what py-feat calls an AU detector."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+if TYPE_CHECKING:
+    from genet_ext.models import Models
+
+NAME = "genet"
+AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
+AU_COLUMNS = [f"AU{number:02d}" for number in AU_NUMBERS]  # py-feat's AU_LANDMARK_MAP["Feat"]
+LOSS_COLUMN, STATUS_COLUMN = f"{NAME}_loss", f"{NAME}_status"
+DEVIATION_COLUMNS = [f"{NAME}_sd_{number:02d}" for number in AU_NUMBERS]
+EXTRA_COLUMNS = [LOSS_COLUMN, STATUS_COLUMN, *DEVIATION_COLUMNS]
+NO_FACE = "no_face"
+
+
+class GenetAUModel:
+    """The AU model of a detector made with `au_model="genet"` (its `au_detector`).
+
+    It holds options only, the networks being loaded once per process and device: so it is cheap to pickle.
+
+    Args:
+        device: where the fit runs: "cpu", "cuda", "cuda:1", ... or "auto". Apple's "mps" means the CPU.
+        extra_columns: whether rows also have `genet_loss`, `genet_status`, `genet_sd_01` ... `genet_sd_43`.
+        fit_options: passed to `genet_ext.fit`, e.g. `iterations=100` or `objective="image"`.
+
+    Raises:
+        TypeError: for an option that `genet_ext.fit` does not have, or that this class sets itself.
+    """
+
+    def __init__(
+        self, device: torch.device | str = "auto", *, extra_columns: bool = True, **fit_options: Any
+    ) -> None:
+        allowed = _fit_options()
+        unknown = sorted(set(fit_options) - set(allowed))
+        if unknown:
+            expected = sorted([*allowed, "device", "extra_columns"])
+            raise TypeError(f"au_kwargs: unknown {unknown}; expected some of {expected}")
+        self.device = _fit_device(str(device))
+        self.extra_columns = extra_columns
+        self.fit_options = fit_options
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.fit_options.items())
+        return f"GenetAUModel(device={self.device!r}, extra_columns={self.extra_columns}{options})"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of :meth:`rows`, AUs first."""
+        return AU_COLUMNS + (EXTRA_COLUMNS if self.extra_columns else [])
+
+    def rows(
+        self, frames: Sequence[torch.Tensor] | torch.Tensor, boxes: Sequence[npt.NDArray[np.float32]]
+    ) -> pd.DataFrame:
+        """Fit every face of every frame, in one call of `genet_ext.fit`.
+
+        Args:
+            frames: per frame [3, H, W] in [0, 255] (uint8, or float as py-feat takes it), of any size.
+            boxes: per frame [n, 4], left, top, right, bottom in pixels; NaN where py-feat found no face.
+
+        Returns:
+            One row per box, in the order of the boxes: AUs in [0, 1] and, with `extra_columns`, the distance
+            left at the optimum, how the fit ended and the AUs' standard deviations. The row of a NaN box is
+            NaN and its status is "no_face".
+        """
+        present = [~np.isnan(frame_boxes).any(axis=1) for frame_boxes in boxes]
+        is_face = np.concatenate([np.empty(0, dtype=bool), *present])
+        some = [index for index, faces in enumerate(present) if faces.any()]
+        if some:
+            fitted = self._fit([_pixels(frames[i]) for i in some], [boxes[i][present[i]] for i in some])
+        else:
+            fitted = pd.DataFrame(columns=AU_COLUMNS + EXTRA_COLUMNS, dtype=np.float32)
+        if len(fitted) != is_face.sum():
+            raise RuntimeError(f"genet_ext.fit returned {len(fitted)} rows for {is_face.sum()} boxes")
+        fitted.index = pd.Index(np.flatnonzero(is_face))
+        table = fitted.reindex(range(is_face.size))
+        table[STATUS_COLUMN] = table[STATUS_COLUMN].astype(object).where(is_face, NO_FACE)
+        return table[self.columns]
+
+    def _fit(self, images: list[npt.NDArray[np.uint8]], boxes: list[npt.NDArray[np.float32]]) -> pd.DataFrame:
+        """`genet_ext.fit` on images [H, W, 3] and their boxes; the only reader of a FitResult in this package."""
+        import genet_ext
+
+        # The caller may be in inference mode, or in a process where RetinaFace has switched autograd off.
+        with torch.inference_mode(False), torch.enable_grad():
+            result = genet_ext.fit(
+                images,
+                boxes=boxes,
+                device=self.device,
+                models=_models(self.device),
+                progress=False,
+                **self.fit_options,
+            )
+        rows = result.aus[AU_COLUMNS].astype(np.float32).reset_index(drop=True)
+        rows[LOSS_COLUMN] = np.asarray(result.loss, dtype=np.float32)
+        rows[STATUS_COLUMN] = [str(status) for status in result.status]
+        deviations = getattr(result, "au_sd", None)
+        rows[DEVIATION_COLUMNS] = np.nan if deviations is None else np.asarray(deviations, dtype=np.float32)
+        return rows
+
+    def detect_au(self, *_: Any, **__: Any) -> None:
+        """What py-feat's own `forward` calls: reached only where that function is no longer wrapped."""
+        raise RuntimeError(
+            'this detector was made with au_model="genet", but genet_ext.unregister() has been called since; '
+            "call genet_ext.register()"
+        )
+
+
+def _fit_options() -> list[str]:
+    """The keywords of `genet_ext.fit` that a user of py-feat may set."""
+    import genet_ext
+
+    ours = {"imgs", "boxes", "landmarks", "device", "models", "progress"}
+    return [name for name in inspect.signature(genet_ext.fit).parameters if name not in ours]
+
+
+def _fit_device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("mps"):
+        warnings.warn("genet-ext has no kernels for Apple's MPS: the AUs are fitted on the CPU", stacklevel=4)
+        return "cpu"
+    return device
+
+
+@functools.lru_cache(maxsize=4)
+def _models(device: str) -> Models:
+    from genet_ext.models import load_models
+
+    return load_models(device)
+
+
+def _pixels(frame: torch.Tensor) -> npt.NDArray[np.uint8]:
+    """A frame [3, H, W] in [0, 255] -> uint8 [H, W, 3], without a copy where it is uint8 already."""
+    if frame.dtype != torch.uint8:
+        frame = frame.float().round().clamp(0, 255).to(torch.uint8)
+    return frame.permute(1, 2, 0).cpu().numpy()
