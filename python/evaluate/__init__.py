@@ -1,0 +1,1 @@
+"""Offline evaluation: figures of merit, recovery on renders, a second face model, photographs, DISFA."""
