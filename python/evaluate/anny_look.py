@@ -129,6 +129,7 @@ class Painter:
         textures = data / "mpfb2" / "textures"
         self.lips = self._mask(textures / "mpfb_lips.jpg", 2.5)
         self.lids = self._mask(textures / "mpfb_eyelids.jpg", 6.0)
+        self.ears = self._mask(textures / "mpfb_ears.jpg", 4.0)
         self.mouth = self._mask(textures / "mpfb_inside-mouth.jpg", 0.0)
         rng = np.random.default_rng(20)
         self.fine = _noise(rng, (0.7, 1.5, 3.0))
@@ -141,10 +142,12 @@ class Painter:
         self._shadow = np.zeros((SHADOW_SIZE, SHADOW_SIZE), np.float32)
         self._shadow_seen = np.zeros((SHADOW_SIZE, SHADOW_SIZE), np.int32)
         rest = face.rest
-        self._scalp = np.clip((rest[:, 1] - _hairline(rest)) / 2.5, 0, 1).astype(np.float32)
+        self._scalp = np.clip((rest[:, 1] - _hairline(rest)) / 5.0, 0, 1).astype(np.float32)
         on_skin = np.zeros(len(rest), bool)
         on_skin[face.triangles[face.material == SKIN]] = True
         self._scalp[~on_skin] = 0
+        corner_ears = self._sample(self.ears, face.uv[face.corner_uv.ravel()])
+        self._scalp[face.triangles.ravel()[corner_ears > 0.05]] = 0
         normals = np.zeros_like(rest)
         vertex_normals(rest, face.triangles[: face.first_lash], normals)
         self._rest_normals = normals
@@ -291,6 +294,7 @@ class Painter:
             edge = _hairline(rest) + look.hairline
             strands = self._tiled(self.fine, 6 * np.arctan2(x, z + 9) + 40, 0.12 * y + 20, look.texture_shift, 20.0)
             scalp = np.clip((y - edge) / 0.9 + 0.8 * (strands - 0.5), 0, 1)
+            scalp *= 1 - self._sample(self.ears, uv)
             hair_shade = hair * (0.55 + 0.9 * strands)[:, None]
             colour += scalp[:, None] * (hair_shade - colour)
         cover = np.clip(np.maximum(cover * 0.7, brow) * (1 - scalp), 0, 1)
