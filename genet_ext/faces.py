@@ -1,0 +1,401 @@
+"""From photographs to aligned face crops.
+
+A face is found (or its box is given), cut out of its photograph once, and then aligned: the extractor's own landmarks
+on a loose crop give a tighter one, twice. Every step treats one face at a time.
+
+Coordinates are pixels, x right, y down, pixel centres at integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from genet_ext.batching import in_chunks
+from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor
+from genet_ext.face_finder import find_faces
+from genet_ext.images import Source, UInt8Array, UnreadableImage
+from genet_ext.status import Status
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+TEMPLATE: FloatArray = np.array([[44.5, 44.0], [82.5, 44.0], [63.5, 61.71]])
+"""Where alignment puts the eye centre at the image's left, the one at its right, and the nose tip (landmark 30), in
+px of the 128 px crop: 38 px between the eyes, the nose as in the neutral ICT-FaceKit face seen from the front."""
+
+EYE_LEFT, EYE_RIGHT, NOSE_TIP = slice(36, 42), slice(42, 48), 30
+
+# A face box (finders draw them from the forehead or the brows to the chin) lies about so in an aligned crop.
+BOX_CENTRE, BOX_SIDE = np.array([63.5, 54.0]), 108.0
+ALIGNMENT_PASSES = 2
+# A pass that changes the scale of the crop by more than this has not found a face's landmarks; it is ignored.
+MAX_SCALE_CHANGE = 2.0
+PATCH_MARGIN = 2.2  # side of the patch cut from the photograph, in sides of the first, loose crop
+MIN_BOX = 8.0  # px, smaller boxes hold no expression
+DISPLAY_SIZE = 256  # px, side of the crop kept for plots
+MAX_UPSAMPLES = 4
+
+
+# --- geometry --------------------------------------------------------------------------------------------------------
+
+
+def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:
+    """The similarity that takes 68 landmarks to the crop template, least squares over eye centres and nose tip.
+
+    Args:
+        landmarks: [B, 68, 2] px.
+
+    Returns:
+        float64 [B, 2, 3]: ``crop = S[:, :, :2] @ photo + S[:, :, 2]``. Not finite where the landmarks are not, or
+        where the three points coincide.
+    """
+    points = np.asarray(landmarks, np.float64)
+    if points.ndim != 3 or points.shape[1:] != (LANDMARKS, 2):
+        raise ValueError(f"landmarks: expected shape [B, 68, 2], got {list(points.shape)}")
+    source = np.stack(
+        [points[:, EYE_LEFT].mean(1), points[:, EYE_RIGHT].mean(1), points[:, NOSE_TIP]], axis=1
+    )
+    # As complex numbers a similarity is z -> a z + b.
+    z = source[..., 0] + 1j * source[..., 1]
+    w = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
+    z_mean, w_mean = z.mean(1, keepdims=True), w.mean()
+    spread = (np.abs(z - z_mean) ** 2).sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a = ((z - z_mean).conj() * (w - w_mean)).sum(1) / spread
+        b = w_mean - a * z_mean[:, 0]
+    rows = [np.stack([a.real, -a.imag, b.real], 1), np.stack([a.imag, a.real, b.imag], 1)]
+    return np.stack(rows, axis=1)
+
+
+def box_to_similarity(box: npt.ArrayLike) -> FloatArray:
+    """The upright similarity [2, 3] that puts a face box (x1, y1, x2, y2 in px) where boxes lie in aligned crops."""
+    x1, y1, x2, y2 = np.asarray(box, np.float64)
+    scale = BOX_SIDE / max(x2 - x1, y2 - y1)
+    shift = BOX_CENTRE - scale * np.array([x1 + x2, y1 + y2]) / 2
+    return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
+
+
+def scale_of(similarity: FloatArray) -> Any:
+    """Crop pixels per photograph pixel, of similarities [..., 2, 3]."""
+    return np.hypot(similarity[..., 0, 0], similarity[..., 1, 0])
+
+
+def rotation_of(similarity: FloatArray) -> Any:
+    """Angle of similarities [..., 2, 3] in radians; positive turns the picture clockwise as seen (y is down).
+
+    It is the roll that alignment took out of the face: positive when the crown tilts to the image's left.
+    """
+    return np.arctan2(similarity[..., 1, 0], similarity[..., 0, 0])
+
+
+def invert(similarity: FloatArray) -> FloatArray:
+    """Inverse of similarities [..., 2, 3]."""
+    linear = np.linalg.inv(similarity[..., :2])
+    return np.concatenate([linear, -linear @ similarity[..., 2:]], axis=-1)
+
+
+def transform(similarity: FloatArray, points: npt.ArrayLike) -> FloatArray:
+    """Points [..., n, 2] through similarities [..., 2, 3]."""
+    moved: FloatArray = np.asarray(points, np.float64) @ np.swapaxes(similarity[..., :2], -1, -2)
+    return moved + similarity[..., None, :, 2]
+
+
+def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UInt8Array:
+    """The aligned crop of a face.
+
+    Bilinear, averaged over as many samples per crop pixel as it covers image pixels, so that large faces do not alias;
+    beyond the image its border is repeated.
+
+    Args:
+        image: uint8 [H, W, 3].
+        similarity: [2, 3], image px -> px of a 128 px crop, as :func:`align_to_template` gives it.
+        size: side of the crop in px; another size shows the same field of view.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    zoom = size / CROP_SIZE
+    to_size = np.array([[zoom, 0, (zoom - 1) / 2], [0, zoom, (zoom - 1) / 2]])
+    linear = to_size[:, :2] @ similarity[:, :2]
+    inverse = invert(np.concatenate([linear, to_size[:, :2] @ similarity[:, 2:] + to_size[:, 2:]], axis=1))
+    samples = int(np.clip(np.ceil(scale_of(inverse) - 1e-6), 1, MAX_UPSAMPLES))
+    corners = transform(inverse, np.array([[-1, -1], [size, -1], [-1, size], [size, size]]))
+    padded, origin = _pad_to_cover(image, corners)
+    # Pillow gives the middle of output pixel u as u + 0.5 and takes the middle of input pixel i as i + 0.5.
+    a, b = inverse[:, 0] / samples, inverse[:, 1] / samples
+    c = inverse[:, 2] - (inverse[:, 0] + inverse[:, 1]) / 2 + 0.5 - origin
+    fine = Image.fromarray(padded).transform(
+        (size * samples, size * samples),
+        Image.Transform.AFFINE,
+        (a[0], b[0], c[0], a[1], b[1], c[1]),
+        Image.Resampling.BILINEAR,
+    )
+    return np.asarray(fine.reduce(samples) if samples > 1 else fine)
+
+
+def _pad_to_cover(image: UInt8Array, corners: FloatArray) -> tuple[UInt8Array, FloatArray]:
+    """The image with its border repeated where the corners' rectangle leaves it, and the origin (x, y) of the result."""
+    height, width = image.shape[:2]
+    low = np.floor(corners.min(0)).astype(int) - 1
+    high = np.ceil(corners.max(0)).astype(int) + 2
+    left, top = np.maximum(-low, 0)
+    right, bottom = np.maximum(high - (width, height), 0)
+    if not (left or top or right or bottom):
+        return image, np.zeros(2)
+    padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    return padded, np.array([-left, -top], np.float64)
+
+
+# --- one face --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The neighbourhood of a face, cut from its photograph and reduced to the resolution that crops need."""
+
+    pixels: UInt8Array  # [h, w, 3]
+    to_photo: FloatArray  # [2, 3], patch px -> photograph px
+    first: FloatArray  # [2, 3], photograph px -> px of the first crop
+
+    def crop(self, similarity: FloatArray, size: int = CROP_SIZE) -> UInt8Array:
+        """Crop by a similarity in photograph px; see :func:`crop`."""
+        linear = similarity[:, :2] @ self.to_photo[:, :2]
+        shift = similarity[:, :2] @ self.to_photo[:, 2:] + similarity[:, 2:]
+        return crop(self.pixels, np.concatenate([linear, shift], axis=1), size)
+
+
+def cut_patch(image: UInt8Array, first: FloatArray) -> Patch:
+    """The patch around the loose crop that the similarity ``first`` [2, 3] describes."""
+    inverse = invert(first)
+    centre = transform(inverse, np.full((1, 2), (CROP_SIZE - 1) / 2))[0]
+    half = PATCH_MARGIN / 2 * CROP_SIZE / scale_of(first)
+    height, width = image.shape[:2]
+    # Whole blocks of the reduction, counted from the patch's own corner.
+    step = max(1, int(CROP_SIZE / (DISPLAY_SIZE * scale_of(first))))
+    x1, y1 = np.clip(np.floor(centre - half), 0, None).astype(int)
+    x2, y2 = np.minimum(np.ceil(centre + half).astype(int) + 1, (width, height))
+    x2, y2 = max(x2, min(x1 + step, width)), max(y2, min(y1 + step, height))
+    piece = np.ascontiguousarray(image[y1:y2, x1:x2])
+    if step > 1:
+        piece = np.asarray(Image.fromarray(piece).reduce(step))
+    middle = (step - 1) / 2
+    to_photo = np.array([[step, 0, x1 + middle], [0, step, y1 + middle]], np.float64)
+    return Patch(piece, to_photo, first)
+
+
+@dataclass(frozen=True)
+class Face:
+    """One row of the result to be: a face, or the reason why there is none.
+
+    Attributes:
+        image, source: the photograph's position among the inputs, and its name.
+        number: position of the face within its photograph, from 0.
+        box: [4] x1, y1, x2, y2 in px; NaN where there is no face.
+        score: the face finder's, in [0, 1]; NaN for a given box.
+        patch: the face's pixels, None where there is no face.
+        aligned: the landmarks were given, so that ``patch.first`` is final.
+        status, message: why there is no patch.
+    """
+
+    image: int
+    source: str
+    number: int = 0
+    box: FloatArray = field(default_factory=lambda: np.full(4, np.nan))
+    score: float = np.nan
+    patch: Patch | None = None
+    aligned: bool = False
+    status: Status | None = None
+    message: str = ""
+
+
+def faces_of(source: Source, boxes: FloatArray | None = None, landmarks: FloatArray | None = None) -> list[Face]:
+    """Decode a photograph and cut out its faces; at least one row, also where nothing can be fitted.
+
+    Args:
+        source: the photograph.
+        boxes: [n, 4] px, or None to search for faces.
+        landmarks: [n, 68, 2] px, or None to let the extractor align.
+    """
+    try:
+        image = source.read()
+    except UnreadableImage as error:
+        return [Face(source.index, source.name, status=Status.UNREADABLE, message=str(error))]
+    scores = None
+    if boxes is None and landmarks is None:
+        boxes, scores = find_faces(image)
+    elif boxes is None and landmarks is not None:
+        boxes = np.concatenate([landmarks.min(1), landmarks.max(1)], axis=1)
+    assert boxes is not None
+    if len(boxes) == 0:
+        return [Face(source.index, source.name, status=Status.NO_FACE, message="no face found")]
+    return [
+        _cut_face(
+            image,
+            Face(source.index, source.name, number, box, np.nan if scores is None else float(scores[number])),
+            None if landmarks is None else landmarks[number],
+        )
+        for number, box in enumerate(boxes)
+    ]
+
+
+def _cut_face(image: UInt8Array, face: Face, landmarks: FloatArray | None) -> Face:
+    """``face`` with its patch, or with the reason why it has none."""
+    common = {"image": face.image, "source": face.source, "number": face.number, "score": face.score}
+    box, (height, width) = face.box, image.shape[:2]
+    if np.isnan(box).any():
+        return Face(**common, status=Status.NO_FACE, message="the given box is NaN")
+    where = f"box {np.round(box, 1).tolist()} on an image of {width} x {height} px"
+    shared = np.minimum(box[2:], (width, height)) - np.maximum(box[:2], 0)
+    problem = None
+    if not np.isfinite(box).all() or (box[2:] - box[:2]).min() < MIN_BOX:
+        problem = f"expected x1 y1 x2 y2 at least {MIN_BOX:g} px apart"
+    elif shared.min() <= 0 or shared.prod() < 0.25 * (box[2:] - box[:2]).prod():
+        problem = "less than a quarter of it lies on the image"
+    first = box_to_similarity(box) if problem is None else np.empty(0)
+    if problem is None and landmarks is not None:
+        first = align_to_template(landmarks[None])[0]
+        if not np.isfinite(first).all():
+            problem = "eyes and nose of the given landmarks coincide or are not finite"
+    if problem is not None:
+        return Face(**common, box=box, status=Status.BAD_BOX, message=f"{problem}: {where}")
+    return Face(**common, box=box, patch=cut_patch(image, first), aligned=landmarks is not None)
+
+
+# --- a batch of faces ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FaceBatch:
+    """Aligned crops of B faces, rows without a face included (zero crops).
+
+    Attributes:
+        faces: the B faces.
+        pixels: uint8 [B, 3, 128, 128], on the networks' device.
+        similarity: float64 [B, 2, 3], photograph px -> crop px; NaN without a face.
+        valid: bool [B], whether there is a face.
+    """
+
+    faces: list[Face]
+    pixels: Tensor
+    similarity: FloatArray
+    valid: npt.NDArray[np.bool_]
+
+    def display_crops(self) -> UInt8Array:
+        """The same crops at :data:`DISPLAY_SIZE`, for plots: uint8 [B, 256, 256, 3]."""
+        crops = np.zeros((len(self.faces), DISPLAY_SIZE, DISPLAY_SIZE, 3), np.uint8)
+        for row, face in enumerate(self.faces):
+            if face.patch is not None:
+                crops[row] = face.patch.crop(self.similarity[row], DISPLAY_SIZE)
+        return crops
+
+
+def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -> FaceBatch:
+    """Crop every face, twice aligning it by the landmarks that the extractor sees in the crop before."""
+    similarity = np.full((len(faces), 2, 3), np.nan)
+    for row, face in enumerate(faces):
+        if face.patch is not None:
+            similarity[row] = face.patch.first
+    loose = np.array([row for row, f in enumerate(faces) if f.patch is not None and not f.aligned], int)
+    for _ in range(ALIGNMENT_PASSES if len(loose) else 0):
+        pixels = _crops([faces[row] for row in loose], similarity[loose], device)
+        landmarks = crop_landmarks(extractor, pixels)
+        photo_landmarks = transform(invert(similarity[loose]), landmarks)
+        similarity[loose] = _plausible(align_to_template(photo_landmarks), similarity[loose])
+    valid = np.array([face.patch is not None for face in faces], bool)
+    return FaceBatch(faces, _crops(faces, similarity, device), similarity, valid)
+
+
+def crop_landmarks(extractor: Extractor, pixels: Tensor) -> FloatArray:
+    """The extractor's landmarks of uint8 crops [B, 3, 128, 128]: float64 [B, 68, 2] crop px."""
+    with torch.inference_mode():
+        (landmarks,) = in_chunks(lambda x: extractor(x.float() / 255).landmarks, pixels)
+    return landmarks.cpu().numpy().astype(np.float64)
+
+
+def _plausible(new: FloatArray, old: FloatArray) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = np.abs(np.log(scale_of(new) / scale_of(old)))
+    trusted = np.isfinite(new).all((1, 2)) & (change < np.log(MAX_SCALE_CHANGE))
+    return np.where(trusted[:, None, None], new, old)
+
+
+def _crops(faces: list[Face], similarity: FloatArray, device: torch.device) -> Tensor:
+    pixels = np.zeros((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    for row, face in enumerate(faces):
+        if face.patch is not None:
+            pixels[row] = face.patch.crop(similarity[row])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
+
+
+# --- boxes and landmarks given by the caller --------------------------------------------------------------------------
+
+
+def iter_given(
+    values: Any, item_shape: tuple[int, ...], images: int | None, argument: str
+) -> Iterator[FloatArray | None]:
+    """The caller's boxes or landmarks, image by image, as float64 [n, *item_shape] (None: not given for this image).
+
+    What can be checked at once is; the rest when its turn comes.
+
+    Args:
+        values: None; one item; an array [N, *item_shape] with one item per image (all of them for a single image); or
+            an iterable with an array [n, *item_shape], one item, or None per image.
+        item_shape: ``(4,)`` for boxes, ``(68, 2)`` for landmarks.
+        images: how many images there are; None if that is not known yet.
+        argument: the name to use in errors.
+
+    Raises:
+        ValueError: naming the argument, what was expected and what came.
+    """
+    if values is None:
+        return repeat(None)
+    array = _as_array(values)
+    if array is not None and (array.shape == item_shape or (images == 1 and array.shape[1:] == item_shape)):
+        values = [array]
+    elif array is not None:
+        values = array
+    elif not isinstance(values, Iterable):
+        raise ValueError(f"{argument}: expected {_given_shapes(item_shape)}; got {type(values).__name__}")
+    if images is not None and isinstance(values, Sized) and len(values) != images:
+        raise ValueError(f"{argument}: expected one entry per image ({images}), got {len(values)}")
+    items = (_given_item(entry, item_shape, i, argument) for i, entry in enumerate(values))
+    return iter(list(items)) if isinstance(values, Sized) else items
+
+
+def _given_item(entry: Any, item_shape: tuple[int, ...], image: int, argument: str) -> FloatArray | None:
+    if entry is None:
+        return None
+    array = _as_array(entry)
+    if array is not None and array.shape == item_shape:
+        return array[None]
+    if array is not None and array.size == 0:
+        return np.empty((0, *item_shape))
+    if array is None or array.shape[1:] != item_shape:
+        got = "no array of numbers" if array is None else f"shape {list(array.shape)}"
+        raise ValueError(f"{argument}: expected {_given_shapes(item_shape)}; image {image} has {got}")
+    return array
+
+
+def _given_shapes(item_shape: tuple[int, ...]) -> str:
+    text = ", ".join(map(str, item_shape))
+    return f"[N, {text}] with one row per image, or a list with an array [n, {text}] per image"
+
+
+def _as_array(values: Any) -> FloatArray | None:
+    """``values`` as float64, or None where it is no rectangular array of numbers."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    try:
+        array: FloatArray = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return None
+    # A list with None entries becomes NaN or an array of objects: those are entries per image.
+    return None if isinstance(values, (list, tuple)) and any(v is None for v in values) else array
