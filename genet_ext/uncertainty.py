@@ -1,0 +1,96 @@
+"""How sure the search is of each AU: the Laplace approximation at the optimum."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import truncnorm
+from torch import Tensor
+from torch.func import jacfwd, vmap
+
+from genet_ext.action_units import ActionUnitTable
+from genet_ext.batching import in_chunks
+from genet_ext.models import Models
+from genet_ext.reference import DistanceKind, add_prior_gradient, feature_distance
+
+SMALLEST = 1e-6  # keeps the curvature of l1 and cosine finite at a perfect match
+
+
+def au_standard_deviation(
+    models: Models,
+    table: ActionUnitTable,
+    theta: Tensor,
+    features: Tensor,
+    mean: Tensor,
+    kind: DistanceKind = "squared",
+    delta: float = 1.0,
+) -> npt.NDArray[np.float64]:
+    """Standard deviation of every AU of every face.
+
+    The objective is the negative logarithm of a posterior density. Around the optimum it is taken as a parabola, its
+    curvature ``J^T W J + Lambda`` from the Jacobian J of the feature generator H (of H also where the search went
+    through G and F). That gives each AU a normal density; cut off at 0 and 1, its standard deviation is the answer.
+    An AU pressed against 0 by a steep slope is thus sure to be absent, one that only just ends there is not.
+
+    Args:
+        models: the frozen networks and the prior.
+        table: AUs as combinations of parameters.
+        theta: [B, P] parameters at the optimum.
+        features: [B, D] whitened features of the photographs.
+        mean: [B, P] the prior's mean.
+        kind, delta: the distance that was minimised.
+
+    Returns:
+        float64 [B, A] in AU units, NaN where theta is not finite or the face model cannot express the AU.
+    """
+    weights = torch.from_numpy(table.weights).to(theta.device)
+
+    def run(theta: Tensor, features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        curvature, slope = _expand(models, theta, features, mean, kind, delta)
+        covariance_rows = torch.linalg.solve(curvature, weights.T.expand(len(theta), -1, -1))  # [B, P, A]
+        variance = (weights.T * covariance_rows).sum(1)
+        centre = (weights.T * theta.double()[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(1)
+        return centre, variance
+
+    finite = (theta.isfinite() & mean.isfinite()).all(1) & features.isfinite().all(1)
+    with torch.no_grad():
+        centre, variance = in_chunks(
+            run, *(torch.where(finite[:, None], x, torch.zeros_like(x)) for x in (theta, features, mean))
+        )
+    deviation = np.full((len(theta), len(table.names)), np.nan)
+    rows, columns = np.ix_(finite.cpu().numpy(), table.expressible)
+    sigma = np.sqrt(variance.cpu().numpy()[rows, columns])
+    middle = centre.cpu().numpy()[rows, columns]
+    deviation[rows, columns] = truncnorm.std(-middle / sigma, (1 - middle) / sigma, loc=middle, scale=sigma)
+    return deviation
+
+
+def _expand(
+    models: Models, theta: Tensor, features: Tensor, mean: Tensor, kind: DistanceKind, delta: float
+) -> tuple[Tensor, Tensor]:
+    """Gauss-Newton curvature [B, P, P] and slope [B, P] of the objective at theta, float64."""
+    prior, generator = models.prior, models.feature_generator
+    prediction = generator(theta)
+    jacobian = vmap(jacfwd(lambda row: generator(row[None])[0]))(theta).double()  # [B, D, P]
+    _, by_feature = feature_distance(prediction, features, prior.feature_weight, kind, delta)
+    slope = torch.einsum("bdp,bd->bp", jacobian, by_feature.double())
+    slope = add_prior_gradient(
+        slope, theta.double(), mean.double(), prior.precision.double(), prior.rate.double()
+    )
+    bend = _bend(prediction, features, prior.feature_weight, kind, delta).double()
+    curvature = torch.einsum("bdp,bd,bdq->bpq", jacobian, bend, jacobian) + prior.precision.double()
+    return curvature, slope
+
+
+def _bend(prediction: Tensor, features: Tensor, weight: Tensor, kind: DistanceKind, delta: float) -> Tensor:
+    """Second derivative of the distance by each feature [B, D]; for l1 and cosine of the parabola that fits best."""
+    size = (prediction - features).abs()
+    if kind == "squared":
+        return weight.expand_as(size)
+    if kind == "huber":
+        return weight * (size <= delta)
+    if kind == "l1":
+        return weight / size.clamp(min=SMALLEST)
+    norms = [(weight * x * x).sum(1, keepdim=True).sqrt() for x in (prediction, features)]
+    return weight / (norms[0] * norms[1]).clamp(min=SMALLEST)
