@@ -288,14 +288,6 @@ class FaceBatch:
     similarity: FloatArray
     valid: npt.NDArray[np.bool_]
 
-    def display_crops(self) -> UInt8Array:
-        """The same crops at :data:`DISPLAY_SIZE`, for plots: uint8 [B, 256, 256, 3]."""
-        crops = np.zeros((len(self.faces), DISPLAY_SIZE, DISPLAY_SIZE, 3), np.uint8)
-        for row, face in enumerate(self.faces):
-            if face.patch is not None:
-                crops[row] = face.patch.crop(self.similarity[row], DISPLAY_SIZE)
-        return crops
-
 
 def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -> FaceBatch:
     """Crop every face, twice aligning it by the landmarks that the extractor sees in the crop before."""

@@ -45,8 +45,8 @@ class Source:
         return _decode(self.item)
 
 
-def iter_sources(imgs: Any) -> Iterator[Source]:
-    """The photographs of ``imgs``, in order and without decoding any.
+def iter_sources(imgs: Any) -> tuple[Iterator[Source], int | None]:
+    """The photographs of ``imgs``, in order and without decoding any, and how many (None: an iterator, not known).
 
     A list is checked as a whole before its first photograph is given out: a wrong type, dtype or shape is the
     caller's mistake and raises at once. In an iterator the same mistake can only be met on the way; there it
@@ -62,16 +62,18 @@ def iter_sources(imgs: Any) -> Iterator[Source]:
             raise ValueError(f"imgs: expected a file, got the folder {str(path)!r}; pass the files in it as a list")
         if not path.exists():
             raise FileNotFoundError(f"imgs: no such file: {str(path)!r}")
-        return _numbered([imgs])
+        return _numbered([imgs]), 1
     if isinstance(imgs, (np.ndarray, torch.Tensor, Image.Image)):
-        return _numbered(_split(imgs, "imgs"))
+        items = list(_split(imgs, "imgs"))
+        return _numbered(items), len(items)
     if isinstance(imgs, (list, tuple)):
         if not imgs:
             raise ValueError(f"imgs: expected at least one image, got an empty {type(imgs).__name__}")
-        return _numbered([part for i, item in enumerate(imgs) for part in _split(item, f"imgs[{i}]")])
+        items = [part for i, item in enumerate(imgs) for part in _split(item, f"imgs[{i}]")]
+        return _numbered(items), len(items)
     if isinstance(imgs, (dict, bytes)) or not isinstance(imgs, Iterable):
         raise TypeError(f"imgs: expected {EXPECTED}; got {type(imgs).__name__}")
-    return _numbered(_stream(imgs))
+    return _numbered(_stream(imgs)), None
 
 
 def list_photos(path: str | Path) -> list[Path]:
