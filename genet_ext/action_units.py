@@ -57,6 +57,8 @@ def build_action_units(rows: list[dict[str, str]], space: ParameterSpace) -> Act
         if row["parameter"]:
             weight = float(row["weight"])
             if not weight > 0:
-                raise ValueError(f"weight of {row['parameter']} in {row['au']}: expected above 0, got {row['weight']}")
+                raise ValueError(
+                    f"weight of {row['parameter']} in {row['au']}: expected above 0, got {row['weight']}"
+                )
             weights[names.index(row["au"]), space.index(row["parameter"])] = weight
     return ActionUnitTable(names, weights, weights.any(axis=1))

@@ -11,7 +11,10 @@ from PIL import Image
 
 from genet_ext.images import UInt8Array
 
-SEARCH_SIDES = (384, 768)  # px, long side of the searched copy; the larger one only where the first finds nothing
+SEARCH_SIDES = (
+    384,
+    768,
+)  # px, long side of the searched copy; the larger one only where the first finds nothing
 MIN_WINDOW = 24  # px, the cascade's own window: the smallest face in the searched copy
 SCALE_STEP = 1.1
 SAME_FACE_IOU = 0.4  # hits that overlap more are one face
@@ -54,7 +57,9 @@ def _find_at(pixels: UInt8Array, side: int) -> tuple[npt.NDArray[np.float64], np
         min_neighbor_number=1,
         intersection_score_threshold=1.1,  # above 1: the cascade itself groups nothing
     )
-    windows = np.array([(h["c"], h["r"], h["c"] + h["width"], h["r"] + h["height"]) for h in hits], np.float64)
+    windows = np.array(
+        [(h["c"], h["r"], h["c"] + h["width"], h["r"] + h["height"]) for h in hits], np.float64
+    )
     boxes, counts = _group(windows.reshape(-1, 4))
     scores = counts / (counts + HITS_AT_HALF)
     kept = scores >= 0.5

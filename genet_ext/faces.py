@@ -216,7 +216,9 @@ class Face:
     message: str = ""
 
 
-def faces_of(source: Source, boxes: FloatArray | None = None, landmarks: FloatArray | None = None) -> list[Face]:
+def faces_of(
+    source: Source, boxes: FloatArray | None = None, landmarks: FloatArray | None = None
+) -> list[Face]:
     """Decode a photograph and cut out its faces; at least one row, also where nothing can be fitted.
 
     Args:

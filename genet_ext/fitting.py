@@ -127,9 +127,7 @@ def fit(
     }
     parts: list[FitResult] = []
     try:
-        parts.extend(
-            fit_stream(imgs, boxes, landmarks, keep_crops=keep_crops, progress=progress, **options)
-        )
+        parts.extend(fit_stream(imgs, boxes, landmarks, keep_crops=keep_crops, progress=progress, **options))
     except BaseException as error:
         if parts:
             error.partial_result = concatenate(parts)  # type: ignore[attr-defined]
@@ -226,7 +224,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type not in BATCH_SIZE:
         raise ValueError(f"device: expected 'auto', 'cpu' or 'cuda', got {device!r}")
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} was asked for, but torch {torch.__version__} sees no CUDA device")
+        raise ValueError(
+            f"device: {device!r} was asked for, but torch {torch.__version__} sees no CUDA device"
+        )
     return resolved
 
 
@@ -433,9 +433,7 @@ def _search_again(result: FitResult, lower: Tensor, upper: Tensor, uncertainty: 
     return replace(result, **found)
 
 
-def subtract_neutral(
-    result: FitResult, labels: Sequence[Any], neutral: Any, **options: Any
-) -> FitResult:
+def subtract_neutral(result: FitResult, labels: Sequence[Any], neutral: Any, **options: Any) -> FitResult:
     """Take the AUs of a subject's neutral photograph off those of its other photographs.
 
     Args:

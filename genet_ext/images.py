@@ -59,7 +59,9 @@ def iter_sources(imgs: Any) -> tuple[Iterator[Source], int | None]:
     if isinstance(imgs, (str, os.PathLike)):
         path = Path(imgs)
         if path.is_dir():
-            raise ValueError(f"imgs: expected a file, got the folder {str(path)!r}; pass the files in it as a list")
+            raise ValueError(
+                f"imgs: expected a file, got the folder {str(path)!r}; pass the files in it as a list"
+            )
         if not path.exists():
             raise FileNotFoundError(f"imgs: no such file: {str(path)!r}")
         return _numbered([imgs]), 1
@@ -129,7 +131,9 @@ def _split_array(array: npt.NDArray[Any], argument: str) -> list[npt.NDArray[Any
     photo = array.ndim == 2 or (array.ndim == 3 and shape[2] in (1, 3, 4))
     batch = array.ndim == 4 and shape[3] in (1, 3, 4)
     if not (photo or batch) or 0 in shape:
-        hint = "; channels come last in numpy arrays" if array.ndim in (3, 4) and shape[-3] in (1, 3, 4) else ""
+        hint = (
+            "; channels come last in numpy arrays" if array.ndim in (3, 4) and shape[-3] in (1, 3, 4) else ""
+        )
         raise ValueError(
             f"{argument}: expected a numpy array [H, W], [H, W, 3], [H, W, 4] or [N, H, W, 3], "
             f"got shape {list(shape)}{hint}"
@@ -143,7 +147,9 @@ def _split_array(array: npt.NDArray[Any], argument: str) -> list[npt.NDArray[Any
 
 def _check_range(lowest: float, highest: float, argument: str) -> None:
     if not (lowest >= 0 and highest <= 1):  # also true for NaN
-        raise ValueError(f"{argument}: expected float values in [0, 1], got values from {lowest:g} to {highest:g}")
+        raise ValueError(
+            f"{argument}: expected float values in [0, 1], got values from {lowest:g} to {highest:g}"
+        )
 
 
 def _decode(item: Any) -> UInt8Array:

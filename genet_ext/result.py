@@ -174,7 +174,9 @@ class FitResult:
         except ImportError as error:
             raise ImportError("to_fex() needs py-feat: pip install genet-ext[feat]") from error
         x1, y1, x2, y2 = self.box.T
-        boxes = dict(zip([*BOX_COLUMNS, "FaceScore"], (x1, y1, x2 - x1, y2 - y1, self.face_score), strict=True))
+        boxes = dict(
+            zip([*BOX_COLUMNS, "FaceScore"], (x1, y1, x2 - x1, y2 - y1, self.face_score), strict=True)
+        )
         pose = np.radians(self.pose.to_numpy())
         poses = {"Pitch": pose[:, 0], "Roll": pose[:, 2], "Yaw": pose[:, 1]}
         data = pd.concat(
@@ -257,7 +259,9 @@ class FitResult:
                 lines.append(f"{name}: {self.message[row]}")
         if len(self) > 5:
             lines.append(f"  ... {len(self) - 5} more")
-        lines.append("  .aus [0, 1]  .intensity [0, 5]  .aus_sd  .pose  .landmarks  .to_csv(path)  .plot(path)")
+        lines.append(
+            "  .aus [0, 1]  .intensity [0, 5]  .aus_sd  .pose  .landmarks  .to_csv(path)  .plot(path)"
+        )
         return "\n".join(lines)
 
     def _take(self, rows: Array) -> FitResult:
@@ -268,7 +272,9 @@ class FitResult:
         return replace(self, **changes)
 
     def _au_values(self) -> npt.NDArray[np.float64]:
-        values: npt.NDArray[np.float64] = np.clip(load_action_units().values(self.theta) - self.baseline, 0, 1)
+        values: npt.NDArray[np.float64] = np.clip(
+            load_action_units().values(self.theta) - self.baseline, 0, 1
+        )
         return values
 
     def _au_frame(self, values: Array) -> pd.DataFrame:

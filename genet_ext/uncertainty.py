@@ -50,7 +50,9 @@ def au_standard_deviation(
         curvature, slope = _expand(models, theta, features, mean, kind, delta)
         covariance_rows = torch.linalg.solve(curvature, weights.T.expand(len(theta), -1, -1))  # [B, P, A]
         variance = (weights.T * covariance_rows).sum(1)
-        centre = (weights.T * theta.double()[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(1)
+        centre = (weights.T * theta.double()[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(
+            1
+        )
         return centre, variance
 
     finite = (theta.isfinite() & mean.isfinite()).all(1) & features.isfinite().all(1)
