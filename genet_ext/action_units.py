@@ -28,7 +28,7 @@ class ActionUnitTable:
     expressible: npt.NDArray[np.bool_]
 
     def values(self, theta: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """AU values in [0, 1] of parameters [B, P]: float64 [B, A]; NaN where theta is, and for unknown AUs."""
+        """AU values in [0, 1] of parameters [B, P]: float64 [B, A]; NaN where theta is NaN or the AU unknown."""
         total = np.zeros((len(theta), len(self.names)))
         # Column by column, not as a matrix product: the sums then do not depend on the batch.
         for au, parameter in zip(*np.nonzero(self.weights), strict=True):
@@ -61,4 +61,4 @@ def build_action_units(rows: list[dict[str, str]], space: ParameterSpace) -> Act
                     f"weight of {row['parameter']} in {row['au']}: expected above 0, got {row['weight']}"
                 )
             weights[names.index(row["au"]), space.index(row["parameter"])] = weight
-    return ActionUnitTable(names, weights, weights.any(axis=1))
+    return ActionUnitTable(names, weights, weights.sum(axis=1) > 0)

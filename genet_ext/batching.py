@@ -1,9 +1,9 @@
 """Running a network so that a face's numbers do not depend on the faces beside it.
 
-Convolution and matrix libraries choose their algorithm by the shape of the batch, and with it the order of the sums.
-So every network here runs on chunks of one fixed size, the last one padded with zeros: a photograph alone and the same
-one among a thousand go through the same instructions and give the same bits. (Another device, another number of
-threads or another release of torch may differ in the last digit.)
+Convolution and matrix libraries choose their algorithm by the shape of the batch, and with it the order of
+the sums. So every network here runs on chunks of one fixed size, the last one padded with zeros: a photograph
+alone and the same one among a thousand go through the same instructions and give the same bits. (Another
+device, another number of threads or another release of torch may differ in the last digit.)
 """
 
 from __future__ import annotations

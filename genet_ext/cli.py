@@ -28,9 +28,9 @@ examples:
   genet-ext fit holiday/ 'more/*.png' -o aus.csv    a folder and a pattern, into a table
   genet-ext fit photo.jpg --objective image         search through the rendering, as published (slow)
 
-The table has a row per face: image, box, 20 AU intensities in [0, 1] with their standard deviations, head pose in
-degrees, the loss, all parameters and 68 landmarks. It is written as the fit goes: what is there when you interrupt
-it stays.
+The table has a row per face: image, box, 20 AU intensities in [0, 1] with their standard deviations, head
+pose in degrees, the loss, all parameters and 68 landmarks. It is written as the fit goes: what is there when
+you interrupt it stays.
 
 exit codes: 0 every image was fitted, 1 some were not (they are listed), 2 wrong usage"""
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="genet-ext",
-        description="Action Unit intensities of the faces in photographs, by fitting a generative face model.",
+        description="Action Unit intensities of the faces in photographs, by fitting a face model.",
         epilog="`genet-ext COMMAND --help` says more; `genet-ext demo` is the quickest way to see it work.",
     )
     parser.add_argument("--version", action="version", version=f"genet-ext {__version__}")
@@ -117,7 +117,7 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# --- genet-ext fit ---------------------------------------------------------------------------------------------------
+# --- genet-ext fit --------------------------------------------------------------------------------
 
 
 def _fit(options: argparse.Namespace) -> int:
@@ -218,24 +218,23 @@ def _print_summary(fitted: int, failures: list[str], table: Path | None, picture
             print(f"  ... {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
 
 
-# --- genet-ext demo --------------------------------------------------------------------------------------------------
+# --- genet-ext demo -------------------------------------------------------------------------------
 
 
 def _demo(options: argparse.Namespace) -> int:
     from matplotlib.cbook import get_sample_data
-    from PIL import Image
     from skimage.data import astronaut
 
     options.output.mkdir(parents=True, exist_ok=True)
-    with get_sample_data("grace_hopper.jpg") as file, Image.open(file) as photo:
-        hopper = photo.convert("RGB")
+    hopper = Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))
+    photo = astronaut()  # type: ignore[no-untyped-call]
     names = ["astronaut (scikit-image)", "grace_hopper (matplotlib)"]
     return _fit_and_report(
-        [astronaut(), hopper], names, options, options.output / "aus.csv", options.output / "fit.png"
+        [photo, hopper], names, options, options.output / "aus.csv", options.output / "fit.png"
     )
 
 
-# --- genet-ext info --------------------------------------------------------------------------------------------------
+# --- genet-ext info -------------------------------------------------------------------------------
 
 
 def _info(options: argparse.Namespace) -> int:

@@ -72,7 +72,8 @@ def _cascade() -> Any:
         from skimage import data
         from skimage.feature import Cascade
 
-        _cascades.cascade = Cascade(data.lbp_frontal_face_cascade_filename())
+        trained = data.lbp_frontal_face_cascade_filename()  # type: ignore[no-untyped-call]
+        _cascades.cascade = Cascade(trained)
     return _cascades.cascade
 
 

@@ -1,7 +1,7 @@
 """From photographs to aligned face crops.
 
-A face is found (or its box is given), cut out of its photograph once, and then aligned: the extractor's own landmarks
-on a loose crop give a tighter one, twice. Every step treats one face at a time.
+A face is found (or its box is given), cut out of its photograph once, and then aligned: the extractor's own
+landmarks on a loose crop give a tighter one, twice. Every step treats one face at a time.
 
 Coordinates are pixels, x right, y down, pixel centres at integers.
 """
@@ -9,7 +9,7 @@ Coordinates are pixels, x right, y down, pixel centres at integers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -28,8 +28,9 @@ from genet_ext.status import Status
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 TEMPLATE: FloatArray = np.array([[44.5, 44.0], [82.5, 44.0], [63.5, 61.71]])
-"""Where alignment puts the eye centre at the image's left, the one at its right, and the nose tip (landmark 30), in
-px of the 128 px crop: 38 px between the eyes, the nose as in the neutral ICT-FaceKit face seen from the front."""
+"""Where alignment puts the eye centre at the image's left, the one at its right, and the nose tip (landmark
+30), in px of the 128 px crop: 38 px between the eyes, the nose as in the neutral ICT-FaceKit face seen from
+the front."""
 
 EYE_LEFT, EYE_RIGHT, NOSE_TIP = slice(36, 42), slice(42, 48), 30
 
@@ -44,18 +45,19 @@ DISPLAY_SIZE = 256  # px, side of the crop kept for plots
 MAX_UPSAMPLES = 4
 
 
-# --- geometry --------------------------------------------------------------------------------------------------------
+# --- geometry -------------------------------------------------------------------------------------
 
 
 def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:
-    """The similarity that takes 68 landmarks to the crop template, least squares over eye centres and nose tip.
+    """The similarity that takes 68 landmarks to the crop template, least squares over eye centres and nose
+    tip.
 
     Args:
         landmarks: [B, 68, 2] px.
 
     Returns:
-        float64 [B, 2, 3]: ``crop = S[:, :, :2] @ photo + S[:, :, 2]``. Not finite where the landmarks are not, or
-        where the three points coincide.
+        float64 [B, 2, 3]: ``crop = S[:, :, :2] @ photo + S[:, :, 2]``. Not finite where the landmarks are
+        not, or where the three points coincide.
     """
     points = np.asarray(landmarks, np.float64)
     if points.ndim != 3 or points.shape[1:] != (LANDMARKS, 2):
@@ -76,7 +78,7 @@ def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:
 
 
 def box_to_similarity(box: npt.ArrayLike) -> FloatArray:
-    """The upright similarity [2, 3] that puts a face box (x1, y1, x2, y2 in px) where boxes lie in aligned crops."""
+    """The upright similarity [2, 3] that puts a face box (x1, y1, x2, y2 in px) where boxes lie in crops."""
     x1, y1, x2, y2 = np.asarray(box, np.float64)
     scale = BOX_SIDE / max(x2 - x1, y2 - y1)
     shift = BOX_CENTRE - scale * np.array([x1 + x2, y1 + y2]) / 2
@@ -111,8 +113,8 @@ def transform(similarity: FloatArray, points: npt.ArrayLike) -> FloatArray:
 def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UInt8Array:
     """The aligned crop of a face.
 
-    Bilinear, averaged over as many samples per crop pixel as it covers image pixels, so that large faces do not alias;
-    beyond the image its border is repeated.
+    Bilinear, averaged over as many samples per crop pixel as it covers image pixels, so that large faces do
+    not alias; beyond the image its border is repeated.
 
     Args:
         image: uint8 [H, W, 3].
@@ -142,7 +144,7 @@ def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UI
 
 
 def _pad_to_cover(image: UInt8Array, corners: FloatArray) -> tuple[UInt8Array, FloatArray]:
-    """The image with its border repeated where the corners' rectangle leaves it, and the origin (x, y) of the result."""
+    """The image, its border repeated where the corners' rectangle leaves it, and the new origin (x, y)."""
     height, width = image.shape[:2]
     low = np.floor(corners.min(0)).astype(int) - 1
     high = np.ceil(corners.max(0)).astype(int) + 2
@@ -154,7 +156,7 @@ def _pad_to_cover(image: UInt8Array, corners: FloatArray) -> tuple[UInt8Array, F
     return padded, np.array([-left, -top], np.float64)
 
 
-# --- one face --------------------------------------------------------------------------------------------------------
+# --- one face -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -250,10 +252,9 @@ def faces_of(
 
 def _cut_face(image: UInt8Array, face: Face, landmarks: FloatArray | None) -> Face:
     """``face`` with its patch, or with the reason why it has none."""
-    common = {"image": face.image, "source": face.source, "number": face.number, "score": face.score}
     box, (height, width) = face.box, image.shape[:2]
     if np.isnan(box).any():
-        return Face(**common, status=Status.NO_FACE, message="the given box is NaN")
+        return replace(face, status=Status.NO_FACE, message="the given box is NaN")
     where = f"box {np.round(box, 1).tolist()} on an image of {width} x {height} px"
     shared = np.minimum(box[2:], (width, height)) - np.maximum(box[:2], 0)
     problem = None
@@ -267,11 +268,11 @@ def _cut_face(image: UInt8Array, face: Face, landmarks: FloatArray | None) -> Fa
         if not np.isfinite(first).all():
             problem = "eyes and nose of the given landmarks coincide or are not finite"
     if problem is not None:
-        return Face(**common, box=box, status=Status.BAD_BOX, message=f"{problem}: {where}")
-    return Face(**common, box=box, patch=cut_patch(image, first), aligned=landmarks is not None)
+        return replace(face, status=Status.BAD_BOX, message=f"{problem}: {where}")
+    return replace(face, patch=cut_patch(image, first), aligned=landmarks is not None)
 
 
-# --- a batch of faces ------------------------------------------------------------------------------------------------
+# --- a batch of faces -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -329,19 +330,20 @@ def _crops(faces: list[Face], similarity: FloatArray, device: torch.device) -> T
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
 
 
-# --- boxes and landmarks given by the caller --------------------------------------------------------------------------
+# --- boxes and landmarks given by the caller ------------------------------------------------------
 
 
 def iter_given(
     values: Any, item_shape: tuple[int, ...], images: int | None, argument: str
 ) -> Iterator[FloatArray | None]:
-    """The caller's boxes or landmarks, image by image, as float64 [n, *item_shape] (None: not given for this image).
+    """The caller's boxes or landmarks, image by image, as float64 [n, *item_shape] (None: not given for this
+    image).
 
     What can be checked at once is; the rest when its turn comes.
 
     Args:
-        values: None; one item; an array [N, *item_shape] with one item per image (all of them for a single image); or
-            an iterable with an array [n, *item_shape], one item, or None per image.
+        values: None; one item; an array [N, *item_shape] with one item per image (all of them for a single
+            image); or an iterable with an array [n, *item_shape], one item, or None per image.
         item_shape: ``(4,)`` for boxes, ``(68, 2)`` for landmarks.
         images: how many images there are; None if that is not known yet.
         argument: the name to use in errors.

@@ -75,27 +75,29 @@ def fit(
     >>> result = genet_ext.fit(frame, boxes=[[120, 80, 260, 250]])               # doctest: +SKIP
     >>> result = genet_ext.fit(frames, identity="shared", neutral="rest.jpg")    # doctest: +SKIP
 
-    The numbers of a face depend on its photograph alone: not on the other images, their order or ``batch_size``.
+    The numbers of a face depend on its photograph alone: not on the other images, their order or
+    ``batch_size``.
 
     Args:
-        imgs: a path, a PIL image, a numpy array (H x W, H x W x 3 or 4, or N x H x W x 3; uint8, uint16, or float in
-            [0, 1]), a torch tensor ([N, 3, H, W] or [3, H, W]; uint8, or float in [0, 1]), or a list or iterator of
-            these. An iterator is read as it is needed.
-        boxes: face boxes, x1 y1 x2 y2 in px: [N, 4] with one per image, or a list with an array [n, 4] per image. A
-            loose box will do; a NaN box says that there is no face. Without boxes all frontal faces are searched for.
-        landmarks: 68 points per face in px, [N, 68, 2] or a list of [n, 68, 2]: used for alignment instead of the
-            extractor's own.
-        objective: ``"feature"`` (the distilled network, fused, fast) or ``"image"`` (through the rendering, as
-            published; some hundred times slower).
+        imgs: a path, a PIL image, a numpy array (H x W, H x W x 3 or 4, or N x H x W x 3; uint8, uint16, or
+            float in [0, 1]), a torch tensor ([N, 3, H, W] or [3, H, W]; uint8, or float in [0, 1]), or a list
+            or iterator of these. An iterator is read as it is needed.
+        boxes: face boxes, x1 y1 x2 y2 in px: [N, 4] with one per image, or a list with an array [n, 4] per
+            image. A loose box will do; a NaN box says that there is no face. Without boxes all frontal faces
+            are searched for.
+        landmarks: 68 points per face in px, [N, 68, 2] or a list of [n, 68, 2]: used for alignment instead of
+            the extractor's own.
+        objective: ``"feature"`` (the distilled network, fused, fast) or ``"image"`` (through the rendering,
+            as published; some hundred times slower).
         iterations: search steps at most.
         lr: Adam's learning rate.
         init: where the search starts: the regressor's estimate, or the average face (``"mean"``).
         device: ``"auto"`` (CUDA where there is any), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         identity: ``"shared"`` holds the shape of the head fixed over all photographs of a subject.
-        subject: who is in each image, one label per image; for ``identity="shared"`` and ``neutral``. Without it all
-            are of one person.
-        neutral: a photograph of the subject at rest (anything ``imgs`` can be), or a dictionary from subject to such
-            a photograph: its AUs are subtracted.
+        subject: who is in each image, one label per image; for ``identity="shared"`` and ``neutral``. Without
+            it all are of one person.
+        neutral: a photograph of the subject at rest (anything ``imgs`` can be), or a dictionary from subject
+            to such a photograph: its AUs are subtracted.
         uncertainty: whether to compute the standard deviation of each AU.
         batch_size: faces per search; has no influence on the numbers.
         keep_crops: of how many faces, from the first, the photograph is kept for plots.
@@ -104,13 +106,15 @@ def fit(
         **search_options: lr_decay, tol, kind, ...: see :class:`SearchSettings`.
 
     Returns:
-        A :class:`FitResult` with a row per face, and at least one row per image: an image that cannot be read, or has
-        no face, is a row of NaN whose ``status`` says so, and is counted in a warning at the end.
+        A :class:`FitResult` with a row per face, and at least one row per image: an image that cannot be
+        read, or has no face, is a row of NaN whose ``status`` says so, and is counted in a warning at the
+        end.
 
     Raises:
-        TypeError, ValueError, FileNotFoundError: for a wrong argument, naming it, what was expected and what came.
-        Any exception that stops a fit half-way (``KeyboardInterrupt`` too) carries the faces fitted so far in its
-        attribute ``partial_result``.
+        TypeError, ValueError, FileNotFoundError: for a wrong argument, naming it, what was expected and what
+            came.
+        Any exception that stops a fit half-way (``KeyboardInterrupt`` too) carries the faces fitted so far in
+        its attribute ``partial_result``.
     """
     if identity not in ("free", "shared"):
         raise ValueError(f"identity: expected 'free' or 'shared', got {identity!r}")
@@ -230,7 +234,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-# --- images to batches of faces ---------------------------------------------------------------------------------------
+# --- images to batches of faces -------------------------------------------------------------------
 
 
 def _faces_ahead(
@@ -263,7 +267,8 @@ def _next_given(values: Iterator[FloatArray | None], source: Source, argument: s
 def _check_counts(boxes: FloatArray | None, landmarks: FloatArray | None, source: Source) -> None:
     if boxes is not None and landmarks is not None and len(boxes) != len(landmarks):
         raise ValueError(
-            f"landmarks: expected as many faces as boxes has for {source.name} ({len(boxes)}), got {len(landmarks)}"
+            f"landmarks: expected as many faces as boxes for {source.name} ({len(boxes)}), "
+            f"got {len(landmarks)}"
         )
 
 
@@ -278,7 +283,7 @@ def _batches(images: Iterator[list[Face]], size: int) -> Iterator[list[Face]]:
         yield batch
 
 
-# --- from the search to a result --------------------------------------------------------------------------------------
+# --- from the search to a result ------------------------------------------------------------------
 
 
 def _assemble(
@@ -377,7 +382,7 @@ def _warn_of_failures(result: FitResult) -> None:
     warnings.warn(f"{len(failed)} of {len(result)} faces were not fitted:\n  {lines}", stacklevel=3)
 
 
-# --- several photographs of one person --------------------------------------------------------------------------------
+# --- several photographs of one person ------------------------------------------------------------
 
 
 def _labels(result: FitResult, subject: Sequence[Any] | None) -> list[Any]:

@@ -17,8 +17,9 @@ UInt8Array: TypeAlias = npt.NDArray[np.uint8]
 
 PHOTO_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 EXPECTED = (
-    "a path, a PIL image, a numpy array [H, W], [H, W, 1|3|4] or [N, H, W, 3] (uint8, uint16, or float in [0, 1]), "
-    "a torch tensor [3, H, W] or [N, 3, H, W] (uint8, or float in [0, 1]), or a list or iterator of these"
+    "a path, a PIL image, a numpy array [H, W], [H, W, 1|3|4] or [N, H, W, 3] (uint8, uint16, or float in "
+    "[0, 1]), a torch tensor [3, H, W] or [N, 3, H, W] (uint8, or float in [0, 1]), or a list or iterator of "
+    "these"
 )
 
 
@@ -46,7 +47,8 @@ class Source:
 
 
 def iter_sources(imgs: Any) -> tuple[Iterator[Source], int | None]:
-    """The photographs of ``imgs``, in order and without decoding any, and how many (None: an iterator, not known).
+    """The photographs of ``imgs``, in order and without decoding any, and how many (None: an iterator, not
+    known).
 
     A list is checked as a whole before its first photograph is given out: a wrong type, dtype or shape is the
     caller's mistake and raises at once. In an iterator the same mistake can only be met on the way; there it

@@ -1,7 +1,9 @@
 """What the search minimises: how far the features of a candidate face are from those of the photograph.
 
-    feature space   distance(H(theta), target) + prior(theta)                 H stands in for F o G: the default
-    image space     distance(whiten(F(G(theta, appearance))), target) + prior(theta)         the method as published
+    feature space   distance(H(theta), target) + prior(theta)
+    image space     distance(whiten(F(G(theta, appearance))), target) + prior(theta)
+
+H stands in for F o G and is the default; the image space is the method as published.
 
 The target is the same in both: F's features of the photograph, whitened.
 """
@@ -63,7 +65,7 @@ def prior_mean(models: Models, regressed: Tensor) -> Tensor:
 def feature_distance_of(
     models: Models, theta: Tensor, target: Tensor, kind: DistanceKind, delta: float, ops: ModuleType
 ) -> Tensor:
-    """The distance alone, without the prior, at parameters theta [B, P]: [B]. How well H explains the photograph."""
+    """The distance alone, without the prior, at theta [B, P]: [B]; how well H explains the face."""
 
     def run(theta: Tensor, target: Tensor) -> Tensor:
         prediction = models.feature_generator(theta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,8 @@ import torch
 
 from genet_ext.action_units import FACS_LEVELS, load_action_units
 from genet_ext.batching import in_chunks
-from genet_ext.faces import CROP_SIZE, rotation_of
+from genet_ext.extractors.face_cnn import CROP_SIZE
+from genet_ext.faces import rotation_of
 from genet_ext.images import UInt8Array
 from genet_ext.models import Models
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
@@ -61,8 +63,8 @@ class FitResult:
         distance: float64 [N], its part without the prior: how well the face model explains the photograph.
         iterations: int [N], steps taken.
         sd: float64 [N, 20], standard deviation of each AU (Laplace approximation); NaN if not asked for.
-        baseline: float64 [N, 20], AUs of the subject's neutral photograph, already subtracted in ``aus``; zero
-            without one.
+        baseline: float64 [N, 20], AUs of the subject's neutral photograph, already subtracted in ``aus``;
+            zero without one.
         crops: uint8 [256, 256, 3] per face, the aligned photograph for plots; None where it was not kept.
         models, settings: what the fit was made with.
     """
@@ -93,7 +95,7 @@ class FitResult:
 
     @property
     def aus(self) -> pd.DataFrame:
-        """AU intensities in [0, 1], py-feat's 20 columns AU01 ... AU43; 1 is the strongest natural movement."""
+        """AU intensities in [0, 1], py-feat's 20 columns AU01 ... AU43; 1 is the strongest movement."""
         return self._au_frame(self._au_values())
 
     @property
@@ -114,7 +116,8 @@ class FitResult:
         ``roll_deg`` positive with the crown tilted to the subject's right (image left).
         """
         pose = np.degrees(self._group(POSE).astype(np.float64))
-        # Alignment has turned the crop upright: what it took out belongs to the head's roll in the photograph.
+        # Alignment has turned the crop upright: what it took out belongs to the head's roll in the
+        # photograph.
         pose[:, 2] += np.degrees(rotation_of(self.similarity))
         return pd.DataFrame(pose, columns=POSE_COLUMNS)
 
@@ -137,9 +140,10 @@ class FitResult:
         """Everything as one table, a row per face.
 
         Columns: input, image, face, status, message; FaceRectX, Y, Width, Height and FaceScore; AU01 ... AU43
-        and their standard deviations sd_au01 ...; pitch_deg, yaw_deg, roll_deg; loss, distance, iterations; the
-        expression and identity parameters as p_au01_l ..., p_id_00 ...; the landmarks x_0 ... y_67. (Lower case,
-        since py-feat's ``read_feat`` takes every column with "AU" in its name for an Action Unit.)
+        and their standard deviations sd_au01 ...; pitch_deg, yaw_deg, roll_deg; loss, distance, iterations;
+        the expression and identity parameters as p_au01_l ..., p_id_00 ...; the landmarks x_0 ... y_67.
+        (Lower case, since py-feat's ``read_feat`` takes every column with "AU" in its name for an Action
+        Unit.)
         """
         x1, y1, x2, y2 = self.box.T
         rows = {
@@ -208,7 +212,8 @@ class FitResult:
         device = self.models.device
 
         def run(theta: torch.Tensor, appearance: torch.Tensor) -> torch.Tensor:
-            return (self.models.image_generator(theta, appearance) * 255).round().to(torch.uint8)
+            pixels: torch.Tensor = self.models.image_generator(theta, appearance)
+            return (pixels * 255).round().to(torch.uint8)
 
         inputs = (torch.from_numpy(x[finite]).to(device) for x in (self.theta, self.appearance))
         with torch.no_grad():
@@ -300,5 +305,5 @@ def concatenate(parts: Sequence[FitResult]) -> FitResult:
     changes: dict[str, Any] = {}
     for name in _ROW_FIELDS:
         values = [getattr(part, name) for part in parts]
-        changes[name] = sum(values, []) if isinstance(values[0], list) else np.concatenate(values)
+        changes[name] = list(chain(*values)) if isinstance(values[0], list) else np.concatenate(values)
     return replace(parts[0], **changes)

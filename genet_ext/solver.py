@@ -121,7 +121,8 @@ def search(
         target: what is known of the faces; ``target.valid`` is False where there is none.
         start: [B, P], moved into the bounds first.
         settings: how to search.
-        lower, upper: [P] bounds, those of the parameter space unless given; equal ones hold a parameter fixed.
+        lower, upper: [P] bounds, those of the parameter space unless given; equal ones hold a parameter
+            fixed.
     """
     lower = (models.space.lower if lower is None else lower).to(start)
     upper = (models.space.upper if upper is None else upper).to(start)

@@ -28,10 +28,11 @@ def au_standard_deviation(
 ) -> npt.NDArray[np.float64]:
     """Standard deviation of every AU of every face.
 
-    The objective is the negative logarithm of a posterior density. Around the optimum it is taken as a parabola, its
-    curvature ``J^T W J + Lambda`` from the Jacobian J of the feature generator H (of H also where the search went
-    through G and F). That gives each AU a normal density; cut off at 0 and 1, its standard deviation is the answer.
-    An AU pressed against 0 by a steep slope is thus sure to be absent, one that only just ends there is not.
+    The objective is the negative logarithm of a posterior density. Around the optimum it is taken as a
+    parabola, its curvature ``J^T W J + Lambda`` from the Jacobian J of the feature generator H (of H also
+    where the search went through G and F). That gives each AU a normal density; cut off at 0 and 1, its
+    standard deviation is the answer. An AU pressed against 0 by a steep slope is thus sure to be absent, one
+    that only just ends there is not.
 
     Args:
         models: the frozen networks and the prior.
@@ -86,7 +87,7 @@ def _expand(
 
 
 def _bend(prediction: Tensor, features: Tensor, weight: Tensor, kind: DistanceKind, delta: float) -> Tensor:
-    """Second derivative of the distance by each feature [B, D]; for l1 and cosine of the parabola that fits best."""
+    """Second derivative of the distance by each feature [B, D]; for l1 and cosine that of a parabola."""
     size = (prediction - features).abs()
     if kind == "squared":
         return weight.expand_as(size)
