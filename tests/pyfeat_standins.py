@@ -1,8 +1,9 @@
 """Stand-ins for what py-feat downloads, so that its own code runs without a network.
 
-Everything of py-feat runs as shipped (data sets, cropping, `detect`, Fex, plots) except the networks: the face
-detector looks the picture up in `tests/data/pyfeat_boxes.csv` (hand-made boxes of py-feat's own test pictures;
-`single_face.jpg` has the box of py-feat's `Feat_Test.csv`), and the other networks return something constant.
+Everything of py-feat runs as shipped (data sets, cropping, `detect`, Fex, plots) except the networks: the
+face detector looks the picture up in `tests/data/pyfeat_boxes.csv` (boxes of py-feat's own test pictures,
+drawn by hand but for `single_face.jpg`, which has that of py-feat's `Feat_Test.csv`), and the other networks
+return something constant.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def test_data() -> Path:
 
 @contextmanager
 def offline_py_feat(folder: Path) -> Iterator[None]:
-    """Within the context `feat.Detectorv1(...)` builds and detects with stand-ins. `folder`: an empty scratch folder."""
+    """Within the context `feat.Detectorv1(...)` builds and detects with stand-ins; `folder` is scratch."""
     import feat.data
     import feat.detector
     import feat.gaze_detectors.l2cs
@@ -79,7 +80,7 @@ class _Network(nn.Module):
 
 
 class FaceDetector(_Network):
-    """RetinaFace's interface: float frames [B, 3, H, W] in [0, 255] -> per frame a list of [x1, y1, x2, y2, score]."""
+    """RetinaFace's interface: frames [B, 3, H, W] in [0, 255] -> lists of [x1, y1, x2, y2, score]."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ def _thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 class LandmarkDetector(_Network):
-    """MobileFaceNet's interface; always the landmarks of py-feat's `Feat_Test.csv`, relative to the enlarged box."""
+    """MobileFaceNet's interface: the landmarks of py-feat's `Feat_Test.csv`, as fractions of the crop."""
 
     def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor]:
         return (faces.new_tensor(_landmarks_in_box()).expand(len(faces), -1),)
@@ -170,7 +171,7 @@ def _straight_ahead(faces: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 class VideoDecoder:
-    """torchcodec's interface over OpenCV: torchcodec needs FFmpeg's shared libraries, which a test machine may lack."""
+    """torchcodec's interface over OpenCV; torchcodec needs FFmpeg's libraries, which a machine may lack."""
 
     def __init__(self, path: str | Path) -> None:
         import cv2

@@ -27,11 +27,16 @@ py-feat's conventions, read from its source (2.0.0 to 2.1.5; `feat/detector.py`,
 * `read_feat` takes every column whose name contains "AU" for an Action Unit: no other column may contain it.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from genet_ext.pyfeat.adding import add_aus
-from genet_ext.pyfeat.model import AU_COLUMNS, EXTRA_COLUMNS, GenetAUModel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from genet_ext.pyfeat.registration import install, register, unregister
+
+if TYPE_CHECKING:
+    from genet_ext.pyfeat.adding import add_aus
+    from genet_ext.pyfeat.model import AU_COLUMNS, EXTRA_COLUMNS, GenetAUModel
 
 __all__ = [
     "AU_COLUMNS",
@@ -45,9 +50,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Detector":  # making the class imports py-feat, which takes seconds
-        from genet_ext.pyfeat.detector import detector_class
+# What needs torch, imported with the first use: `import genet_ext` comes through here and must stay cheap.
+_HOMES = {"AU_COLUMNS": "model", "EXTRA_COLUMNS": "model", "GenetAUModel": "model", "add_aus": "adding"}
 
-        return detector_class()
+
+def __getattr__(name: str) -> Any:
+    if name == "Detector":  # made on first use, because making it imports py-feat
+        return import_module(f"{__name__}.detector").detector_class()
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

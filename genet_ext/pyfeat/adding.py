@@ -68,20 +68,18 @@ def add_aus(
 
 
 def _frame_reader(fex: Fex, inputs: Any, data_type: str) -> FrameReader:
-    """A function of a row's `input` and `frame` that gives the frame's pixels, read as `detect` reads them."""
+    """A function of a row's `input` and `frame`: the frame's pixels, read as `detect` reads them."""
     from feat.data import ImageDataset, TensorDataset, VideoDataset
 
     dataset: Any
     if data_type == "image" and inputs is None:
-        return lambda name, _: ImageDataset(name)[0]["Image"]  # type: ignore[no-any-return]
+        return lambda name, _: ImageDataset(name)[0]["Image"]
     if data_type == "image":
         dataset = ImageDataset(inputs)
     elif data_type == "tensor" and inputs is not None:
         dataset = TensorDataset(inputs)
     elif data_type == "tensor":
-        raise ValueError(
-            "inputs: expected the tensor that was passed to detect, because data_type is 'tensor'"
-        )
+        raise ValueError("inputs: expected the tensor passed to detect, as data_type is 'tensor'; got None")
     elif data_type == "video":
         dataset = VideoDataset(str(fex["input"].iloc[0]) if inputs is None else inputs)
     else:
@@ -93,7 +91,8 @@ def _frame_reader(fex: Fex, inputs: Any, data_type: str) -> FrameReader:
                 f"inputs: expected more than {frame} frames, because fex has that frame; "
                 f"there are {len(dataset)}"
             )
-        return dataset[frame]["Image"]  # type: ignore[no-any-return]
+        pixels: torch.Tensor = dataset[frame]["Image"]
+        return pixels
 
     return read_frame
 

@@ -15,7 +15,8 @@ PTH_NAME = "genet_ext_autoload.pth"
 # line silent after `pip uninstall` and right after a move.
 PTH_LINE = (
     "import importlib.util as u; s = u.find_spec('genet_ext'); s and exec(open("
-    "s.submodule_search_locations[0] + '/pyfeat/import_hook.py').read(), {'__name__': 'genet_ext_autoload'})\n"
+    "s.submodule_search_locations[0] + '/pyfeat/import_hook.py').read(), "
+    "{'__name__': 'genet_ext_autoload'})\n"
 )
 
 

@@ -40,7 +40,7 @@ def detector_class() -> type[Any]:
         parameters=list(parameters.values())
     )
     body = {
-        "__doc__": 'py-feat\'s `Detectorv1` with `au_model="genet"` for a default and everything else the same.',
+        "__doc__": 'py-feat\'s `Detectorv1` with `au_model="genet"` for a default, and nothing else.',
         "__module__": "genet_ext.pyfeat",
         "__qualname__": "Detector",
         "__init__": __init__,

@@ -89,7 +89,7 @@ class GenetAUModel:
         return table[self.columns]
 
     def _fit(self, images: list[npt.NDArray[np.uint8]], boxes: list[npt.NDArray[np.float32]]) -> pd.DataFrame:
-        """`genet_ext.fit` on images [H, W, 3] and their boxes; the only reader of a FitResult in this package."""
+        """`genet_ext.fit` on images [H, W, 3] and their boxes, as rows: the only reader of a FitResult."""
         import genet_ext
 
         # The caller may be in inference mode, or in a process where RetinaFace has switched autograd off.

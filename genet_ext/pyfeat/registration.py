@@ -1,18 +1,18 @@
-"""Putting the wrappers into py-feat, and taking them out again."""
+"""Putting the wrappers into py-feat, and taking them out again.
+
+`import genet_ext` runs this file: what is slow to import (torch, through `model.py` and `wrappers.py`) waits for
+the functions that run once py-feat is there.
+"""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from genet_ext.pyfeat import wrappers
 from genet_ext.pyfeat.import_hook import AfterImport
-from genet_ext.pyfeat.model import NAME, GenetAUModel
 
 SUPPORTED = "py-feat 2.0.0 to 2.1.5"
 
@@ -111,6 +111,8 @@ def raise_if_refused() -> None:
 def _extend(detector: ModuleType, alias: bool, check: bool) -> None:
     """Wrap the functions of the py-feat whose module `feat.detector` has just been loaded."""
     global _refusal
+    from genet_ext.pyfeat import wrappers
+
     _refusal = _why_refused() if check else None
     if _refusal is not None:
         for name in ("Detectorv1", "Detector"):  # the second is py-feat 0.x's
@@ -132,6 +134,8 @@ def _extend(detector: ModuleType, alias: bool, check: bool) -> None:
 
 def _with_genet_option(supported: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """`Detectorv1.SUPPORTED_MODELS` with one more AU model, before the None at the end."""
+    from genet_ext.pyfeat.model import NAME
+
     options = list(supported["au_model"]["options"])
     options.insert(options.index(None) if None in options else len(options), NAME)
     return {**supported, "au_model": {**supported["au_model"], "options": options}}
@@ -139,6 +143,8 @@ def _with_genet_option(supported: dict[str, dict[str, Any]]) -> dict[str, dict[s
 
 def _with_genet_model(models: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
     """`feat.pretrained.PRETRAINED_MODELS` with one more AU model."""
+    from genet_ext.pyfeat.model import NAME, GenetAUModel
+
     return {**models, "au_model": [*models["au_model"], {NAME: GenetAUModel}]}
 
 
@@ -162,6 +168,9 @@ def _why_refused() -> str | None:
 
 def source_hash(name: str) -> str:
     """SHA-256 of the source of "module:function" as py-feat ships it, or "missing"."""
+    import hashlib
+    import inspect
+
     module, _, path = name.partition(":")
     try:
         function: Any = functools.reduce(getattr, path.split("."), sys.modules[module])

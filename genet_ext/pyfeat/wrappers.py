@@ -99,14 +99,14 @@ class _WithoutAUModel:
 
 
 def wrap_prepare_plot_aus(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`Fex._prepare_plot_aus`: draws the face that py-feat draws for its own AU models (same AUs, same scale)."""
+    """`Fex._prepare_plot_aus`: draws the face that py-feat draws for its own AU models."""
 
     @functools.wraps(original)
     def _prepare_plot_aus(self: Any, row: Any, muscles: Any, gaze: Any) -> Any:
         if self.au_model != NAME:
             return original(self, row, muscles, gaze)
         fex = self.copy(deep=False)
-        fex.au_model = "xgb"
+        fex.au_model = "xgb"  # the same 20 AUs on the same scale
         return original(fex, _at_rest_where_unexpressed(row), muscles, gaze)
 
     return _prepare_plot_aus
@@ -148,14 +148,14 @@ def refuse(original: Callable[..., None], reason: str) -> Callable[..., None]:
 
 @functools.cache
 def _warn_of_one_thread(device: str) -> None:
-    """Say once that `import feat` left this process with a single thread, where it did and where it matters."""
+    """Say once that `import feat` left this process with one thread, where it did and where it matters."""
     if device != "cpu" or torch.get_num_threads() > 1 or (os.cpu_count() or 1) == 1:
         return
     if os.environ.get("OMP_NUM_THREADS") != "1" or _started_with_thread_setting():
         return
     warnings.warn(
-        "import feat sets OMP_NUM_THREADS=1 where it is unset, so AUs are fitted on one thread. Call "
-        "torch.set_num_threads(n), or import genet_ext before feat, or set OMP_NUM_THREADS yourself.",
+        "import feat sets OMP_NUM_THREADS=1 where it is unset, so AUs are fitted on one thread. For more, "
+        "call torch.set_num_threads(n) or set OMP_NUM_THREADS before Python starts.",
         stacklevel=5,
     )
 
