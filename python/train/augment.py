@@ -59,10 +59,8 @@ def crop(
     offset = shift * torch.randn(batch, 2, device=device, generator=rng).clamp(-2, 2)
     scale = torch.exp(log_scale * torch.randn(batch, 1, device=device, generator=rng).clamp(-2, 2))
     angle = rotation * torch.randn(batch, 1, device=device, generator=rng).clamp(-2, 2)
-    cos, sin = (
-        torch.cos(angle) * scale,
-        torch.sin(angle) * scale,
-    )  # crop -> render, counter-clockwise on screen
+    # Crop to render: the crop's axes turned clockwise on screen (y down) and scaled.
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     matrix = torch.stack([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)], 1)  # [B, 2, 2]
 
     centre = (CROP_SIZE - 1) / 2
