@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from .assets import LOCAL_SHAPES, N_IDENTITY, ParameterTable
 from .geometry import F32
 
-SPLITS = ("train", "eval")
-HELD_OUT_SKINS = 8
+SPLITS = ("train", "validation", "test")  # choices are made on validation, figures reported on test
+HELD_OUT_SKINS = 6  # people in each of the last two
 _SKIN_SPLIT_SEED = 20200408
 
 Rng = np.random.Generator
@@ -460,9 +460,10 @@ def split_skins(n_people: int, split: str) -> NDArray[np.int_]:
     """Rows of the texture file that belong to a split: the same for every seed, disjoint between the splits."""
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
-    held = min(HELD_OUT_SKINS, n_people // 2)
+    held = min(HELD_OUT_SKINS, n_people // 3)
     order = np.random.default_rng(_SKIN_SPLIT_SEED).permutation(n_people)
-    return np.sort(order[:held] if split == "eval" else order[held:])
+    parts = {"test": order[:held], "validation": order[held : 2 * held], "train": order[2 * held :]}
+    return np.sort(parts[split])
 
 
 def sample_pose(rng: Rng, config: SamplingConfig) -> tuple[float, float]:

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from genet_ext.parameters import load_parameter_space
 from python.render.reader import load_dataset
@@ -62,7 +64,7 @@ class Renders:
         dense: float32 [N, K, 2], further surface points.
         dense_weight: float32 [N, K], 1 where the point is visible, less where it is not.
         appearance: float32 [N, A].
-        skin: int64 [N], the person whose skin it is, -1 for a mixture.
+        person: int64 [N], whose photographed skin it is, -1 for a mixture.
     """
 
     images: Tensor
@@ -71,7 +73,7 @@ class Renders:
     dense: Tensor
     dense_weight: Tensor
     appearance: Tensor
-    skin: Tensor
+    person: Tensor
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -80,23 +82,29 @@ class Renders:
 def load_renders(folder: Path, device: str, limit: int | None = None) -> Renders:
     """Read every shard of ``folder`` onto ``device`` (0.15 MB per render)."""
     raw = load_dataset(folder)
-
-    def tensor(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(raw[name][:limit])).to(device=device, dtype=dtype)
-
-    renders = Renders(
-        images=tensor("images", torch.uint8),
-        theta=tensor("theta", torch.float32),
-        landmarks=tensor("landmarks", torch.float32),
-        dense=tensor("dense", torch.float32),
-        dense_weight=0.2 + 0.8 * tensor("dense_visible", torch.float32),
-        appearance=tensor("appearance", torch.float32),
-        skin=tensor("skin", torch.int64),
-    )
     size = load_parameter_space().size
-    if renders.theta.shape[1] != size:
-        raise ValueError(f"theta of {folder} has {renders.theta.shape[1]} columns; expected {size}")
-    return renders
+    if raw.theta.shape[1] != size:
+        raise ValueError(f"theta of {folder} has {raw.theta.shape[1]} columns; expected {size}")
+
+    def tensor(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.array(values[:limit])).to(device=device, dtype=dtype)
+
+    count = len(raw) if limit is None else min(limit, len(raw))
+    images = torch.empty((count, *raw.image_shards[0].shape[1:]), dtype=torch.uint8, device=device)
+    start = 0
+    for shard in tqdm(raw.image_shards, desc=f"reading {folder.name}", unit="shard", disable=None):
+        part = torch.from_numpy(np.array(shard[: count - start]))
+        images[start : start + len(part)] = part.to(device)
+        start += len(part)
+    return Renders(
+        images=images,
+        theta=tensor(raw.theta, torch.float32),
+        landmarks=tensor(raw.landmarks, torch.float32),
+        dense=tensor(raw.dense, torch.float32),
+        dense_weight=0.2 + 0.8 * tensor(raw.dense_visible, torch.float32),
+        appearance=tensor(raw.appearance, torch.float32),
+        person=tensor(raw.person, torch.int64),
+    )
 
 
 class Trainer:
@@ -167,10 +175,10 @@ class Trainer:
         """The random generator of this step."""
         return torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.step)
 
-    def log(self, **values: float) -> None:
+    def log(self, **values: Tensor) -> None:
         """Print one line and append it to the log."""
         row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1)} | {
-            key: round(float(value), 5) for key, value in values.items()
+            key: round(float(value.detach()), 5) for key, value in values.items()
         }
         print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
         with self.log_path.open("a") as file:
