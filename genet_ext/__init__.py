@@ -13,17 +13,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from genet_ext._version import __version__
+from genet_ext.pyfeat.registration import install, register, unregister
 
 if TYPE_CHECKING:
     from genet_ext._build import build_info
     from genet_ext.fitting import fit, fit_stream
     from genet_ext.models import Models, load_models
     from genet_ext.parameters import ParameterSpace, load_parameter_space
+    from genet_ext.pyfeat import Detector
     from genet_ext.result import FitResult
     from genet_ext.solver import SearchSettings
     from genet_ext.status import Status
 
 __all__ = [
+    "Detector",
     "FitResult",
     "Models",
     "ParameterSpace",
@@ -35,9 +38,12 @@ __all__ = [
     "fit_stream",
     "load_models",
     "load_parameter_space",
+    "register",
+    "unregister",
 ]
 
 _HOMES = {
+    "Detector": "pyfeat",
     "FitResult": "result",
     "Models": "models",
     "ParameterSpace": "parameters",
@@ -61,3 +67,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+install()  # au_model="genet" in py-feat, now or when it is imported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,17 +35,20 @@ class GenetAUModel:
         fit_options: passed to `genet_ext.fit`, e.g. `iterations=100` or `objective="image"`.
 
     Raises:
-        TypeError: for an option that `genet_ext.fit` does not have, or that this class sets itself.
+        TypeError: an option that `genet_ext.fit` does not have, or that is not for a user of py-feat to set.
+        ValueError: a search setting out of its range.
     """
 
     def __init__(
         self, device: torch.device | str = "auto", *, extra_columns: bool = True, **fit_options: Any
     ) -> None:
-        allowed = _fit_options()
-        unknown = sorted(set(fit_options) - set(allowed))
-        if unknown:
-            expected = sorted([*allowed, "device", "extra_columns"])
-            raise TypeError(f"au_kwargs: unknown {unknown}; expected some of {expected}")
+        from genet_ext.solver import SETTING_NAMES, SearchSettings
+
+        allowed = {*SETTING_NAMES, "init", "uncertainty", "batch_size"}
+        if unknown := sorted(set(fit_options) - allowed):
+            expected = ", ".join(sorted([*allowed, "device", "extra_columns"]))
+            raise TypeError(f"au_kwargs: expected some of {expected}; got {', '.join(unknown)}")
+        SearchSettings(**{name: value for name, value in fit_options.items() if name in SETTING_NAMES})
         self.device = _fit_device(str(device))
         self.extra_columns = extra_columns
         self.fit_options = fit_options
@@ -99,14 +101,14 @@ class GenetAUModel:
                 boxes=boxes,
                 device=self.device,
                 models=_models(self.device),
+                keep_crops=0,
                 progress=False,
                 **self.fit_options,
             )
         rows = result.aus[AU_COLUMNS].astype(np.float32).reset_index(drop=True)
         rows[LOSS_COLUMN] = np.asarray(result.loss, dtype=np.float32)
         rows[STATUS_COLUMN] = [str(status) for status in result.status]
-        deviations = getattr(result, "au_sd", None)
-        rows[DEVIATION_COLUMNS] = np.nan if deviations is None else np.asarray(deviations, dtype=np.float32)
+        rows[DEVIATION_COLUMNS] = result.sd.astype(np.float32)
         return rows
 
     def detect_au(self, *_: Any, **__: Any) -> None:
@@ -115,14 +117,6 @@ class GenetAUModel:
             'this detector was made with au_model="genet", but genet_ext.unregister() has been called since; '
             "call genet_ext.register()"
         )
-
-
-def _fit_options() -> list[str]:
-    """The keywords of `genet_ext.fit` that a user of py-feat may set."""
-    import genet_ext
-
-    ours = {"imgs", "boxes", "landmarks", "device", "models", "progress"}
-    return [name for name in inspect.signature(genet_ext.fit).parameters if name not in ours]
 
 
 def _fit_device(device: str) -> str:

@@ -1,7 +1,7 @@
 """Putting the wrappers into py-feat, and taking them out again.
 
-`import genet_ext` runs this file: what is slow to import (torch, through `model.py` and `wrappers.py`) waits for
-the functions that run once py-feat is there.
+`import genet_ext` runs this file: what is slow to import (torch, through `model.py` and `wrappers.py`) waits
+for the functions that run once py-feat is there.
 """
 
 from __future__ import annotations
