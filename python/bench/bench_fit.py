@@ -392,9 +392,9 @@ def main(argv: list[str] | None = None) -> int:
         result["results"] += rows
         for row in rows:
             print(table_line(row, rows), flush=True)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+        if options.out:  # after every batch size: an interrupted run keeps what it has
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if any("error" in row for row in result["results"]) else 0
 
 
