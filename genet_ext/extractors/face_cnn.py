@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 CROP_SIZE = 128  # px, side of the aligned face crop
 FEATURES = 256  # D
 LANDMARKS = 68
+POINT_SCALE = 10.0  # px per unit of the landmark head: its outputs then have unit spread
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
 WIDTHS = (24, 40, 80, 160)  # channels at strides 2, 4, 8, 16: 136 million multiply-adds per face
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
@@ -97,7 +98,7 @@ class Extractor(nn.Module):
 
     def heads(self, features: Tensor) -> ExtractorOutput:
         """features [B, D] -> what is regressed from them."""
-        points = self.points(features).reshape(-1, LANDMARKS, 2) * CROP_SIZE
+        points = self.points(features).reshape(-1, LANDMARKS, 2) * POINT_SCALE
         hidden = torch.relu(self.hidden(features))
         return ExtractorOutput(features, self.parameters_head(hidden), points, self.appearance_head(hidden))
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS
+from genet_ext.extractors.face_cnn import LANDMARKS, POINT_SCALE
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE, ParameterSpace, load_parameter_space
 from python.train import augment
 from python.train.common import Renders, Trainer, describe, export, load_renders, parse_arguments
 
 JITTERS = [(0.65, augment.SECOND_PASS), (0.35, augment.LOOSE_BOX)]
-POINT_SCALE = 2.0  # px at which a landmark's error counts as much as one standard deviation of a parameter
+POINT_TOLERANCE = 2.0  # px; a landmark off by this counts as much as a parameter off by one deviation
 
 
 def main() -> None:
@@ -25,9 +25,9 @@ def main() -> None:
     net = Extractor(space.size, dense=renders.dense.shape[1], fused=False)
     with torch.no_grad():  # start at the mean answer
         net.parameters_head.bias.copy_(renders.theta.mean(0))
-        net.points.bias.copy_((renders.landmarks.mean(0) - augment.MARGIN).flatten() / CROP_SIZE)
+        net.points.bias.copy_((renders.landmarks.mean(0) - augment.MARGIN).flatten() / POINT_SCALE)
         assert net.dense is not None
-        net.dense.bias.copy_((renders.dense.mean(0) - augment.MARGIN).flatten() / CROP_SIZE)
+        net.dense.bias.copy_((renders.dense.mean(0) - augment.MARGIN).flatten() / POINT_SCALE)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
     weights = parameter_weights(renders, space)
@@ -70,18 +70,18 @@ def training_losses(
     # The heads are linear algebra on 256 numbers: full precision costs nothing and keeps landmarks sharp.
     out = net.heads(features.float())
     assert net.dense is not None
-    dense = net.dense(out.features).reshape(batch, -1, 2) * CROP_SIZE
+    dense = net.dense(out.features).reshape(batch, -1, 2) * POINT_SCALE
     parameters = (weights * (out.parameters - theta).square()).sum(1).mean()
-    landmarks = (out.landmarks - points[:, :LANDMARKS]).abs().mean() / POINT_SCALE
+    landmarks = (out.landmarks - points[:, :LANDMARKS]).abs().mean() / POINT_TOLERANCE
     error = (dense - points[:, LANDMARKS:]).abs().mean(2) * renders.dense_weight[rows]
-    surface = error.mean() / POINT_SCALE
+    surface = error.mean() / POINT_TOLERANCE
     appearance = (out.appearance - renders.appearance[rows]).abs().mean()
     loss = parameters + landmarks + surface + 0.1 * appearance
     return {
         "loss": loss,
         "parameters": parameters,
-        "landmarks_px": landmarks * POINT_SCALE,
-        "surface_px": surface * POINT_SCALE,
+        "landmarks_px": landmarks * POINT_TOLERANCE,
+        "surface_px": surface * POINT_TOLERANCE,
         "appearance": appearance,
     }
 
