@@ -9,6 +9,7 @@ RESULTS ?= bench-results
 BIN := $(VENV)/bin
 NATIVE := $(wildcard csrc/*.h csrc/*.cpp csrc/*.cu) setup.py pyproject.toml
 
+.NOTPARALLEL:
 .PHONY: demo test lint types format cuda-compile gpu-check clean
 
 demo: $(VENV)/.installed  ## fit two photographs that come with scikit-image and matplotlib
