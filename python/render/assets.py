@@ -19,9 +19,9 @@ N_IDENTITY = 47
 BLOCK = 3 * 256
 """Coordinates blended together; a shape that moves nothing in a block is skipped there."""
 
-# What a triangle is made of. FACE carries the skin texture; the shells of the eyes (ICT's sclera, lacrimal fluid,
-# eye blend, eye occlusion) are left out: they are made for a renderer with refraction.
-FACE, HEAD, SOCKET, EYE_SOCKET, GUMS, TEETH, EYE, LASHES, HAIR, GLASSES = range(10)
+# What a triangle is made of. FACE carries the skin texture; the shells of the eyes (ICT's sclera, lacrimal
+# fluid, eye blend, eye occlusion) are left out: they are made for a renderer with refraction.
+FACE, HEAD, SOCKET, EYE_SOCKET, GUMS, TEETH, EYE, LASHES, HAIR, GLASSES, CLOTHES = range(11)
 _DRAWN = {
     "M_Face": FACE,
     "M_BackHead": HEAD,
@@ -105,7 +105,7 @@ class FaceModel:
 
 
 def load_face_model(path: Path) -> FaceModel:
-    """`path`: ict_facekit.npz. Raises FileNotFoundError or KeyError for a file that is missing or of another kind."""
+    """`path`: ict_facekit.npz. Raises FileNotFoundError, or KeyError for a file of another kind."""
     with np.load(path) as z:
         neutral_all = z["neutral"].astype(np.float32)
         triangles_all = z["triangles"]
@@ -135,7 +135,7 @@ def load_face_model(path: Path) -> FaceModel:
     used = np.concatenate([used[~inside], used[inside]])
     new = np.full(len(neutral_all), -1, np.int32)
     new[used] = np.arange(len(used))
-    neutral = np.ascontiguousarray(neutral_all[used])
+    neutral = _without_shoulders(neutral_all[used])
     uv = uv_all[used]
     names = np.array(part_names)[part[used]]
     eyeball = np.where(names == "eyeball_left", 0, np.where(names == "eyeball_right", 1, -1)).astype(np.int8)
@@ -167,6 +167,16 @@ def load_face_model(path: Path) -> FaceModel:
     )
 
 
+def _without_shoulders(vertices: F32) -> F32:
+    """The model's bare shoulders drawn in to the neck [V, 3]: what people wear is put there instead."""
+    out = vertices.copy()
+    low = np.clip((-10.5 - out[:, 1]) / 2.0, 0, 1)
+    for axis, centre, half in ((0, 0.0, 5.6), (2, -2.0, 5.0)):
+        offset = out[:, axis] - centre
+        out[:, axis] += low * (np.clip(offset, -half, half) - offset)
+    return out
+
+
 def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: float) -> NDArray[np.int16]:
     """Smooth bumps [5, V, 3] around eyes and brows, symmetric, weight 1 = 1 cm at the centre of the bump."""
     soft = (names == "face") | np.char.startswith(names, "eyelashes")
@@ -193,7 +203,7 @@ def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: f
 
 
 def _dense_vertices(neutral: F32, names: NDArray[np.str_], landmarks: I32, ear: NDArray[np.bool_]) -> I32:
-    """About 200 vertices [D]: farthest-point samples, one stratum per region so that lids, lips and brows get many."""
+    """200 vertices [D]: farthest-point samples, stratified so that lids, lips and brows get many."""
     face = (names == "face") & ~ear & (neutral[:, 1] > -8.5) & (neutral[:, 1] < 10) & (neutral[:, 2] > 3.5)
     xy = neutral[:, :2]
 

@@ -3,8 +3,8 @@
     OUT/dataset.json            what was asked for; a run that continues must ask for the same
     OUT/shard-00000/images.npy  uint8 [n, 192, 192, 4], and theta.npy, landmarks.npy, ... (see FIELDS)
 
-A shard appears under its name only when it is complete, so a run that was killed goes on where it stopped. A sample
-depends on (seed, split, index) alone: the same bytes come out whatever the number of workers.
+A shard appears under its name only when it is complete, so a run that was killed goes on where it stopped.
+A sample depends on (seed, split, index) alone: the same bytes come out whatever the number of workers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class DatasetSpec:
     seed: int
     split: str = "train"
     shard_size: int = 256
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.shard_size < 1:

@@ -8,9 +8,9 @@ Image: pixels, pixel centres at integers, x right, y down.
 
 Pose
 ----
-``R = Rz(roll) @ Ry(-yaw) @ Rx(-pitch)`` maps head to camera: pitch about the head's own ear-to-ear axis, then yaw
-about the camera's vertical, then roll about the viewing axis. Positive pitch looks up, positive yaw turns to the
-subject's right (image left), positive roll tilts the crown to the subject's right (image left).
+``R = Rz(roll) @ Ry(-yaw) @ Rx(-pitch)`` maps head to camera: pitch about the head's own ear-to-ear axis, then
+yaw about the camera's vertical, then roll about the viewing axis. Positive pitch looks up, positive yaw turns
+to the subject's right (image left), positive roll tilts the crown to the subject's right (image left).
 Roll is outermost, so the in-plane rotation of the alignment adds to it exactly.
 """
 
@@ -32,8 +32,8 @@ CANVAS = CROP_SIZE + 2 * MARGIN
 
 EYE_DISTANCE_PX = 38.0
 EYE_ROW_PX = 44.0
-# Neutral ICT-FaceKit face seen from the front, centimetres: the eye centres (means of landmarks 36-41 and 42-47) are
-# 6.5130 apart, and the nose tip (landmark 30) lies 3.0328 below their line.
+# Neutral ICT-FaceKit face seen from the front, centimetres: the eye centres (means of landmarks 36-41 and
+# 42-47) are 6.5130 apart, and the nose tip (landmark 30) lies 3.0328 below their line.
 _NEUTRAL_EYE_DISTANCE_CM = 6.5130
 _NEUTRAL_NOSE_DROP_CM = 3.0328
 
@@ -47,7 +47,7 @@ TEMPLATE: F32 = np.array(
     ],
     np.float32,
 )
-"""Crop pixels [3, 2] of the subject's left-eye centre, right-eye centre and nose tip; the mouth takes no part."""
+"""Crop pixels [3, 2] of the subject's left-eye centre, right-eye centre and nose tip; no mouth."""
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> F32:
@@ -83,7 +83,7 @@ def similarity(source: F32, target: F32) -> NDArray[np.float64]:
 
 
 def roll_of_similarity(matrix: NDArray[np.float64]) -> float:
-    """Roll in radians that an image similarity [2, 3] adds to a head (image y points down, hence the sign)."""
+    """Roll in radians that an image similarity [2, 3] adds to a head (image y is down, hence the sign)."""
     return -math.atan2(matrix[1, 0], matrix[0, 0])
 
 
@@ -91,8 +91,8 @@ def roll_of_similarity(matrix: NDArray[np.float64]) -> float:
 def blend(out, neutral, deltas, weights, active, step, start, stop, block):  # type: ignore[no-untyped-def]
     """out[start:stop] = neutral + step * sum_k weights[k] * deltas[k], over flattened coordinates.
 
-    `active` [K, blocks] marks the blocks of `block` coordinates in which a shape moves anything; the others are
-    skipped. `start` and `stop` are multiples of `block` or the end.
+    `active` [K, blocks] marks the blocks of `block` coordinates in which a shape moves anything; the others
+    are skipped. `start` and `stop` are multiples of `block` or the end.
     """
     n_shapes = weights.shape[0]
     accumulated = np.empty(block, np.float32)
@@ -114,7 +114,7 @@ def blend(out, neutral, deltas, weights, active, step, start, stop, block):  # t
 
 @numba.njit(cache=True, nogil=True)
 def rotate_project(points, rot, pivot, distance, out_camera, out_xy, out_iw):  # type: ignore[no-untyped-def]
-    """Head-frame points [V, 3] -> camera frame, perspective plane (x right, y down, cm at the pivot), 1 / depth."""
+    """Head-frame points [V, 3] -> camera frame, perspective plane (x right, y down; cm), 1 / depth."""
     for v in range(points.shape[0]):
         x = points[v, 0] - pivot[0]
         y = points[v, 1] - pivot[1]

@@ -1,4 +1,4 @@
-"""Hair as a shell around the scalp (with a fringe) and, when long, a curtain down the sides; and spectacle frames."""
+"""What people wear: hair (a shell around the scalp, a fringe, a curtain when long), spectacles, clothes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .assets import FACE, HEAD, FaceModel
 from .geometry import F32
-from .sampling import GlassesChoice, HairChoice
+from .sampling import ClothesChoice, GlassesChoice, HairChoice
 from .skin import hairline_height
 
 _REACH = 4.8
@@ -90,7 +90,7 @@ def build_hair_model(face: FaceModel) -> HairModel:
 
 
 def place_hair(model: HairModel, choice: HairChoice, vertices: F32, neutral: F32) -> tuple[F32, F32]:
-    """Hair vertices [Vh, 3] in the head frame, and their density [Vh] (see rasterizer.draw_strands; <= 0: none)."""
+    """Hair vertices [Vh, 3] in the head frame, and their density [Vh] (<= 0: none; see draw_strands)."""
     rest, lump = model.rest, choice.lump
     x, y, z = rest[:, 0], rest[:, 1], rest[:, 2]
     wave = (
@@ -149,7 +149,7 @@ def build_glasses_triangles() -> tuple[NDArray[np.int32], NDArray[np.int32]]:
 
 
 def place_glasses(choice: GlassesChoice, landmarks: F32) -> F32:
-    """Vertices [4 * ring + 12, 3] of a frame that sits on the nose of a head with `landmarks` [68, 3] (cm)."""
+    """Vertices [4 * ring + 12, 3] of a frame on the nose of a head with `landmarks` [68, 3] (cm)."""
     centres = np.stack([landmarks[42:48].mean(0), landmarks[36:42].mean(0)])
     middle = centres.mean(0)
     bridge = landmarks[27]
@@ -191,3 +191,46 @@ def place_glasses(choice: GlassesChoice, landmarks: F32) -> F32:
         z0, z1 = plane - 0.035 * reach**2, landmarks[ear, 2] - 1.0
         out.append(np.array([(x0, y, z0), (x0, y + bar, z0), (x1, y, z1), (x1, y + bar, z1)]))
     return np.concatenate(out).astype(np.float32)
+
+
+_BODY_COLUMNS, _BODY_ROWS = 36, 10
+
+
+def build_clothes_triangles() -> NDArray[np.int32]:
+    """Triangles into the vertices of `place_clothes`."""
+    out = []
+    for i in range(_BODY_COLUMNS):
+        j = (i + 1) % _BODY_COLUMNS
+        for r in range(_BODY_ROWS - 1):
+            a, b = i * _BODY_ROWS + r, j * _BODY_ROWS + r
+            out += [(a, a + 1, b), (b, a + 1, b + 1)]
+    return np.array(out, np.int32)
+
+
+# Rows from the collar outwards: cm below the collar, half width (from row 3 on a share of the shoulders'),
+# half depth.
+_PROFILE = np.array(
+    [(-0.6, 6.2, 5.6), (0.0, 7.0, 6.2), (0.8, 9.0, 7.0), (1.6, 0.62, 7.6), (2.6, 0.8, 8.2), (4.0, 0.92, 8.8),
+     (6.0, 1.0, 9.4), (9.0, 1.06, 10.0), (14.0, 1.1, 10.5), (40.0, 1.15, 11.0)]
+)  # fmt: skip
+
+
+def clothes_uv() -> F32:
+    """[36 * 10, 2]: 0, and cm along the cloth from the collar, for stripes."""
+    along = np.tile(_PROFILE[:, 0], _BODY_COLUMNS)
+    return np.stack([np.zeros_like(along), along], 1).astype(np.float32)
+
+
+def place_clothes(choice: ClothesChoice, chin: F32, body_to_head: F32) -> F32:
+    """Collar and shoulders [36 * 10, 3] in the head frame; the body has turned less than the head."""
+    profile = _PROFILE.copy()
+    profile[3:, 1] *= choice.shoulder
+    angle = np.linspace(0, 2 * np.pi, _BODY_COLUMNS, endpoint=False)
+    top = chin[1] - choice.collar
+    x = np.sin(angle)[:, None] * profile[None, :, 1]
+    # The collar is lower in front.
+    y = top - profile[None, :, 0] - 1.2 * np.cos(angle)[:, None] * np.exp(-profile[None, :, 0])
+    z = np.cos(angle)[:, None] * profile[None, :, 2] - 2.0
+    points = np.stack([x, np.broadcast_to(y, x.shape), z], -1).reshape(-1, 3)
+    neck = np.array([0.0, top + 2.0, -2.0])
+    return ((points - neck) @ body_to_head.T + neck).astype(np.float32)

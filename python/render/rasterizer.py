@@ -1,4 +1,4 @@
-"""Z-buffer rasteriser: which triangle is seen at every sample. Image y points down, pixel centres at integers."""
+"""Z-buffer rasteriser: which triangle is seen at every sample. Image y is down, pixel centres at integers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NOTHING = -1
 
 @numba.njit(cache=True, nogil=True)
 def draw(triangles, first, last, cull, xy, iw, depth, seen):  # type: ignore[no-untyped-def]
-    """Draw triangles[first:last] into `depth` [H, W] float32 (1 / distance, 0 = nothing) and `seen` [H, W] int32.
+    """Draw triangles[first:last] into `depth` [H, W] float32 (1 / distance, 0: nothing), `seen` [H, W] int32.
 
-    `xy` [V, 2] are sample coordinates, `iw` [V] inverse distances (linear on the screen, so depth is exact under
-    perspective). With `cull`, triangles that show their back are left out: they are counter-clockwise seen from
-    outside with y up, so a visible one has negative area with y down.
+    `xy` [V, 2] are sample coordinates, `iw` [V] inverse distances (linear on the screen, so depth is exact
+    under perspective). With `cull`, triangles that show their back are left out: they are counter-clockwise
+    seen from outside with y up, so a visible one has negative area with y down.
     """
     height, width = depth.shape
     for t in range(first, last):
@@ -52,7 +52,7 @@ def draw(triangles, first, last, cull, xy, iw, depth, seen):  # type: ignore[no-
 
 @numba.njit(cache=True, nogil=True)
 def draw_veil(triangles, first, last, xy, iw, depth, opacity, veil):  # type: ignore[no-untyped-def]
-    """Semi-transparent triangles in front of what is drawn: veil [H, W] = 1 - prod(1 - opacity). No depth is kept."""
+    """Semi-transparent triangles in front of what is drawn: veil [H, W] = 1 - prod(1 - opacity); no depth."""
     height, width = depth.shape
     for t in range(first, last):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
@@ -69,9 +69,9 @@ def draw_veil(triangles, first, last, xy, iw, depth, opacity, veil):  # type: ig
             for x in range(x0, x1 + 1):
                 u = ((x - ax) * (cy - ay) - (y - ay) * (cx - ax)) * inverse
                 v = ((y - ay) * (bx - ax) - (x - ax) * (by - ay)) * inverse
-                if u >= 0.0 and v >= 0.0 and u + v <= 1.0:
-                    if iw[a] + u * (iw[b] - iw[a]) + v * (iw[c] - iw[a]) > depth[y, x]:
-                        veil[y, x] = 1.0 - (1.0 - veil[y, x]) * (1.0 - opacity)
+                inside = u >= 0.0 and v >= 0.0 and u + v <= 1.0
+                if inside and iw[a] + u * (iw[b] - iw[a]) + v * (iw[c] - iw[a]) > depth[y, x]:
+                    veil[y, x] = 1.0 - (1.0 - veil[y, x]) * (1.0 - opacity)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -108,7 +108,7 @@ def draw_strands(triangles, first, last, xy, iw, density, uv, noise, depth, seen
                 if d < 1.0:
                     s = uv[a, 0] + u * (uv[b, 0] - uv[a, 0]) + v * (uv[c, 0] - uv[a, 0])
                     r = uv[a, 1] + u * (uv[b, 1] - uv[a, 1]) + v * (uv[c, 1] - uv[a, 1])
-                    if d <= noise[int(math.floor(r)) & wrap, int(math.floor(s)) & wrap]:
+                    if d <= noise[math.floor(r) & wrap, math.floor(s) & wrap]:
                         continue
                 depth[y, x] = z
                 seen[y, x] = t

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from . import geometry, hair, rasterizer, shading
 from .assets import (
     BLOCK,
+    CLOTHES,
     GLASSES,
     HAIR,
     N_IDENTITY,
@@ -20,7 +21,7 @@ from .assets import (
     read_parameters,
 )
 from .geometry import CANVAS, F32, MARGIN, TEMPLATE
-from .hair import HairModel, build_hair_model, place_glasses, place_hair
+from .hair import HairModel, build_hair_model, place_clothes, place_glasses, place_hair
 from .sampling import Sample, SamplingConfig, sample_one
 from .skin import N_APPEARANCE_SKIN, Skin, SkinModel, compose, load_skin_model
 
@@ -75,24 +76,32 @@ class Renderer:
         return matrix
 
     def _lay_out(self) -> None:
-        """One vertex and one triangle list: face model, hair, glasses."""
+        """One vertex and one triangle list: face model, hair, glasses, clothes."""
         face, v = self.face, len(self.face.neutral)
         frame, lens = hair.build_glasses_triangles()
         h = len(self.hair.roots)
         g = int(max(frame.max(), lens.max())) + 1
-        self._hair_at, self._glasses_at = v, v + h
-        total = v + h + g
-        parts = [face.triangles, self.hair.triangles + v, frame + v + h, lens + v + h]
+        cloth = hair.build_clothes_triangles()
+        self._hair_at, self._glasses_at, self._clothes_at = v, v + h, v + h + g
+        total = v + h + g + int(cloth.max()) + 1
+        parts = [face.triangles, self.hair.triangles + v, frame + v + h, lens + v + h, cloth + v + h + g]
         self._triangles = np.ascontiguousarray(np.concatenate(parts).astype(np.int32))
         ends = np.cumsum([len(p) for p in parts])
         self._hair_triangles = (int(ends[0]), int(ends[1]))
         self._frame_triangles = (int(ends[1]), int(ends[2]))
         self._lens_triangles = (int(ends[2]), int(ends[3]))
+        self._clothes_triangles = (int(ends[3]), int(ends[4]))
         self._material = np.concatenate(
-            [face.material, np.full(len(parts[1]), HAIR), np.full(len(parts[2]) + len(parts[3]), GLASSES)]
+            [
+                face.material,
+                np.full(len(parts[1]), HAIR),
+                np.full(len(parts[2]) + len(parts[3]), GLASSES),
+                np.full(len(parts[4]), CLOTHES),
+            ]
         ).astype(np.uint8)
         self._uv = np.zeros((total, 2), np.float32)
         self._uv[:v] = face.uv
+        self._uv[self._clothes_at :] = hair.clothes_uv()
         self._hair_uv = self.hair.uv
         self._rest = np.zeros((total, 3), np.float32)
         self._rest[:v] = face.neutral
@@ -111,8 +120,6 @@ class Renderer:
         self._shadow = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE), np.float32)
         self._shadow_seen = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE), np.int32)
         self._scalp_height = hair.hairline_height(face.neutral)
-
-    # ------------------------------------------------------------------------------------------------------ stages
 
     def sample(self, seed: int, index: int) -> Sample:
         return sample_one(
@@ -168,11 +175,15 @@ class Renderer:
         self._points[self._hair_at : self._glasses_at] = positions
         self._density[self._hair_at : self._glasses_at] = density
         if sample.glasses is not None:
-            self._points[self._glasses_at :] = place_glasses(sample.glasses, landmarks)
+            self._points[self._glasses_at : self._clothes_at] = place_glasses(sample.glasses, landmarks)
+        pitch, yaw, follow = float(sample.theta[0]), float(sample.theta[1]), sample.clothes.follow
+        body = geometry.rotation(follow * pitch, follow * yaw, 0.0)
+        body_to_head = geometry.rotation(pitch, yaw, 0.0).T @ body
+        self._points[self._clothes_at :] = place_clothes(sample.clothes, landmarks[8], body_to_head)
         return mouth_open
 
     def _project(self, theta: F32, distance: float) -> tuple[NDArray[np.float64], float]:
-        """Camera positions, perspective plane, and the similarity [2, 3] from that plane to the canvas; the roll."""
+        """Fill camera positions and perspective plane; the similarity [2, 3] from it to the canvas; roll."""
         rot = geometry.rotation(float(theta[0]), float(theta[1]), 0.0)
         landmarks = self._points[self.face.landmarks]
         # The optical axis meets the face, so yaw and pitch are those relative to the viewing ray.
@@ -194,6 +205,7 @@ class Renderer:
         self._seen.fill(rasterizer.NOTHING)
         tri, iw = self._triangles, self._iw
         rasterizer.draw(tri, 0, face.first_lash_triangle, True, xy, iw, self._depth, self._seen)
+        rasterizer.draw(tri, *self._clothes_triangles, False, xy, iw, self._depth, self._seen)
         if mouth_open:
             rasterizer.draw(
                 tri, face.first_mouth_triangle, len(face.triangles), True, xy, iw, self._depth, self._seen
@@ -253,7 +265,7 @@ class Renderer:
     def _shade(
         self, sample: Sample, skin: Skin, xy: F32, to_canvas: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
-        light, eyes = sample.light, sample.eyes
+        light, eyes, clothes = sample.light, sample.eyes, sample.clothes
         to_light = self._shadow_map(sample, False)
         face_landmarks = self.face.landmarks
         right, left = xy[face_landmarks[[36, 37, 38, 39]]], xy[face_landmarks[[42, 43, 44, 45]]]
@@ -298,6 +310,7 @@ class Renderer:
             ),
             teeth=np.array(eyes.teeth, np.float32),
             glasses=np.array(sample.glasses.colour if sample.glasses else (0, 0, 0), np.float32),
+            clothes=np.array([*clothes.colour, *clothes.stripe, clothes.stripes], np.float32),
             eye_rest=self.face.eye_centres,
             eye_camera=eye_camera.astype(np.float32),
             lid=lid.astype(np.float32),
@@ -313,7 +326,7 @@ class Renderer:
         return image
 
     def _visible(self, vertices: NDArray[np.int32], xy: F32) -> NDArray[np.uint8]:
-        """1 where the surface drawn at a vertex's sample is the vertex itself (within 4 mm), inside the canvas."""
+        """1 where the surface drawn at a vertex's sample is the vertex itself (within 4 mm)."""
         side = self._depth.shape[0]
         sample = np.round(xy[vertices]).astype(int)
         inside = ((sample >= 0) & (sample < side)).all(1)

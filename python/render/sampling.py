@@ -1,8 +1,8 @@
 """What the faces do and who they are: everything random about one render, before a pixel is drawn.
 
-The random numbers of a sample depend on (seed, split, index) alone, never on other samples or on the worker that
-draws it. Labelled quantities go into `Sample.theta`; everything else varies without a label, so that the networks
-learn to ignore it.
+The random numbers of a sample depend on (seed, split, index) alone, never on other samples or on the worker
+that draws it. Labelled quantities go into `Sample.theta`; everything else varies without a label, so that the
+networks learn to ignore it.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class Sample:
     skin: SkinChoice
     eyes: EyeChoice
     hair: HairChoice
+    clothes: ClothesChoice
     glasses: GlassesChoice | None
     light: LightChoice
     identity_index: int
     seed: int
-    sitter: float = 0.0  # 1 where the whole look is repeated from another image of the same identity
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,16 @@ class HairChoice:
 
 
 @dataclass(frozen=True)
+class ClothesChoice:
+    colour: tuple[float, float, float]
+    stripe: tuple[float, float, float]
+    stripes: float  # per cm; 0 = plain
+    collar: float  # cm below the chin
+    shoulder: float  # half width, cm
+    follow: float  # share of the head's rotation that the body shares
+
+
+@dataclass(frozen=True)
 class GlassesChoice:
     colour: tuple[float, float, float]
     half_width: float
@@ -134,11 +144,14 @@ class LightChoice:
     shadow: float = field(default=0.0)
 
 
-# ---------------------------------------------------------------------------------------------------- expressions
+# --------------------------------------------------------------------------------------------- expressions
 
 # Groups of expression parameters that move together; left/right pairs are named without their side.
-PAIRED = ("AU01 AU02 AU04 AU05 AU06 AU07 AU09 AU10 AU12 AU14 AU15 AU16 AU20 AU34 AU43").split()
-SINGLE = "AU17 AU18 AU22 AU23 AU24 AU25 AU27 AU28T AU28B AU29".split()
+PAIRED = (
+    "AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU09", "AU10", "AU12", "AU14", "AU15", "AU16", "AU20",
+    "AU34", "AU43",
+)  # fmt: skip
+SINGLE = ("AU17", "AU18", "AU22", "AU23", "AU24", "AU25", "AU27", "AU28T", "AU28B", "AU29")
 SIDEWAYS = "AU30"
 GAZE = (("AU61", "AU62"), ("AU63", "AU64"))
 
@@ -265,7 +278,7 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
             values[pair[rng.integers(2)]] = rng.random() * (0.85 if rng.random() < 0.8 else 1.0)
 
 
-# ------------------------------------------------------------------------------------------------ unlabelled shape
+# ---------------------------------------------------------------------------------------- unlabelled shape
 
 
 def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
@@ -281,13 +294,13 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         weights[f"{shape}_L"] = weights.get(f"{shape}_L", 0.0) + value * (1 + shift)
         weights[f"{shape}_R"] = weights.get(f"{shape}_R", 0.0) + value * (1 - shift)
 
-    # What the model's neutral lacks to be a photographed neutral face (fits of neutral photographs), jittered.
+    # What the model's neutral lacks to be a photographed neutral face (fitted to such), jittered.
     add("browDown", clipped(0.12, 0.07, -0.05, 0.28))
     add("eyeSquint", clipped(0.08, 0.05, -0.05, 0.2))
     add("mouthSmile", clipped(0.06, 0.06, -0.06, 0.18))
-    jaw = clipped(0.015, 0.015, 0.0, 0.05)
+    jaw = clipped(0.01, 0.012, 0.0, 0.035)
     weights["jawOpen"] = jaw
-    weights["mouthClose"] = jaw * 0.8
+    weights["mouthClose"] = jaw
     # The cut of the eye: lids that sit low or high at rest.
     if rng.random() < 0.6:
         add("eyeBlink", clipped(0.06, 0.1, -0.08, 0.28), 0.08)
@@ -298,11 +311,11 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
     return weights
 
 
-# ------------------------------------------------------------------------------------------------------------ look
+# ---------------------------------------------------------------------------------------------------- look
 
 _IRIS = (
-    (0.09, 0.045, 0.02), (0.05, 0.025, 0.012), (0.16, 0.08, 0.03), (0.2, 0.15, 0.06),
-    (0.12, 0.16, 0.1), (0.14, 0.22, 0.32), (0.22, 0.28, 0.32), (0.1, 0.16, 0.28),
+    (0.03, 0.015, 0.008), (0.05, 0.025, 0.012), (0.09, 0.042, 0.018), (0.12, 0.075, 0.03),
+    (0.08, 0.09, 0.05), (0.12, 0.15, 0.17), (0.08, 0.13, 0.19), (0.06, 0.1, 0.17),
 )  # fmt: skip
 _HAIR = (
     (0.012, 0.01, 0.009), (0.02, 0.014, 0.011), (0.05, 0.028, 0.016), (0.09, 0.05, 0.026), (0.16, 0.09, 0.04),
@@ -313,7 +326,7 @@ _HAIR_RATES = np.array([4, 4, 3, 3, 2, 1.6, 1, 0.7, 1, 0.6])
 
 def _jitter(rng: Rng, colour: tuple[float, float, float], sd: float) -> tuple[float, float, float]:
     overall = np.exp(rng.normal(0, sd))
-    c = np.array(colour) * overall * np.exp(rng.normal(0, 0.3 * sd, 3))
+    c = np.array(colour) * overall * np.exp(rng.normal(0, 0.12 * sd, 3))
     return (float(c[0]), float(c[1]), float(c[2]))
 
 
@@ -344,7 +357,8 @@ def sample_skin(
     b = int(rng.choice(len(rows), p=q))
     kind = rng.choice(3, p=[0.5, 0.25, 0.25])  # mix, alone, PCA
     mix = float(rng.uniform(0.15, 0.85)) if kind == 0 else 1.0
-    pca = np.clip(rng.normal(0, 1, 16), -2, 2).astype(np.float32) if kind == 2 else None
+    # Far out along many components at once lie no skins.
+    pca = (np.clip(rng.normal(0, 1, 16), -2, 2) * 0.7).astype(np.float32) if kind == 2 else None
     single = kind == 1 or (kind == 0 and a == b)
     drawn_brow = rng.random() < 0.45
     bearded = rng.random() < config.beard_share
@@ -376,7 +390,8 @@ def sample_skin(
         variant=int(rng.integers(3)),
         noise_shift=(int(rng.integers(256)), int(rng.integers(256))),
         mottle=float(rng.uniform(0.0, 0.12)),
-        gloss=float(rng.uniform(0.02, 0.2)),
+        # Shine does not darken with the skin, so on dark skin little of it goes a long way.
+        gloss=float(rng.uniform(0.01, 0.12) * (1.0 - 0.6 * darkness)),
     )
 
 
@@ -402,10 +417,24 @@ def sample_hair(rng: Rng, darkness: float, config: SamplingConfig) -> HairChoice
     )
 
 
-def sample_eyes(rng: Rng) -> EyeChoice:
+def sample_clothes(rng: Rng) -> ClothesChoice:
+    grey = np.full(3, rng.uniform(0.01, 0.7))
+    return ClothesChoice(
+        colour=_triple(rng.uniform(0.0, 0.7, 3) ** 1.5 if rng.random() < 0.6 else grey),
+        stripe=_triple(rng.uniform(0.0, 0.7, 3) ** 1.5),
+        stripes=float(rng.uniform(0.2, 1.0)) if rng.random() < 0.3 else 0.0,
+        collar=float(rng.uniform(3.5, 7.0)),
+        shoulder=float(rng.uniform(15.0, 21.0)),
+        follow=float(rng.uniform(0.2, 0.8)),
+    )
+
+
+def sample_eyes(rng: Rng, darkness: float) -> EyeChoice:
     tooth = rng.uniform(0.5, 0.8)
+    # Light eyes are rare in dark faces; the colours are listed from brown to blue.
+    rates = np.exp(-0.8 * darkness * np.arange(len(_IRIS)))
     return EyeChoice(
-        iris=_jitter(rng, _IRIS[rng.integers(len(_IRIS))], 0.25),
+        iris=_jitter(rng, _IRIS[rng.choice(len(_IRIS), p=rates / rates.sum())], 0.25),
         iris_radius=float(rng.uniform(0.54, 0.62)),
         pupil_radius=float(rng.uniform(0.15, 0.32)),
         sclera=float(rng.uniform(0.5, 0.78)),
@@ -453,11 +482,11 @@ def sample_light(rng: Rng, darkness: float) -> LightChoice:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------- sample
+# -------------------------------------------------------------------------------------------------- sample
 
 
 def split_skins(n_people: int, split: str) -> NDArray[np.int_]:
-    """Rows of the texture file that belong to a split: the same for every seed, disjoint between the splits."""
+    """Rows of the texture file that belong to a split: the same for every seed, no row in both."""
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
     held = min(HELD_OUT_SKINS, n_people // 3)
@@ -501,7 +530,7 @@ def sample_one(
     darkness = float(who.random())
     hair = sample_hair(who, darkness, config)
     skin = sample_skin(who, darkness, darkness_of, skin_rows, hair, config)
-    eyes = sample_eyes(who)
+    eyes = sample_eyes(who, darkness)
     glasses = sample_glasses(who, config)
 
     for name, value in sample_expression(what, table, config).items():
@@ -516,6 +545,7 @@ def sample_one(
         skin=skin,
         eyes=eyes,
         hair=hair,
+        clothes=sample_clothes(what),
         glasses=glasses,
         light=light,
         identity_index=identity_index,

@@ -1,4 +1,4 @@
-"""Colour of every sample: deferred shading of what the rasteriser found, resolved to pixels. Linear RGB until the end."""
+"""Deferred shading of what the rasteriser found, resolved to pixels. Linear RGB until the last step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from .assets import EYE, EYE_SOCKET, FACE, GLASSES, GUMS, HAIR, HEAD, SOCKET, TEETH
+from .assets import CLOTHES, EYE, EYE_SOCKET, FACE, GLASSES, GUMS, HAIR, HEAD, SOCKET, TEETH
 from .geometry import F32
 
 SUPERSAMPLING = 2
@@ -42,6 +42,7 @@ class Scene(NamedTuple):
     sclera: F32  # [3]
     teeth: F32  # [3]
     glasses: F32  # [3]
+    clothes: F32  # [7] two colours, stripes per cm
     eye_rest: F32  # [2, 3] centres of the eyeballs at rest
     eye_camera: F32  # [2, 3] and as posed
     lid: F32  # [2, 4, 2] samples: upper lid of either eye, by x
@@ -54,6 +55,13 @@ def _ramp(value, low, high):  # type: ignore[no-untyped-def]
     t = (value - low) / (high - low)
     t = min(max(t, np.float32(0.0)), np.float32(1.0))
     return t * t * (np.float32(3.0) - np.float32(2.0) * t)
+
+
+@numba.njit(cache=True, nogil=True)
+def _bilinear(texture, row, column, fu, fv, channel):  # type: ignore[no-untyped-def]
+    top = texture[row, column, channel] * (1 - fu) + texture[row, column + 1, channel] * fu
+    bottom = texture[row + 1, column, channel] * (1 - fu) + texture[row + 1, column + 1, channel] * fu
+    return top * (1 - fv) + bottom * fv
 
 
 @numba.njit(cache=True, nogil=True)
@@ -79,7 +87,7 @@ def _lit(scene, px, py, pz):  # type: ignore[no-untyped-def]
     u = m[0, 0] * px + m[0, 1] * py + m[0, 2] * pz + m[0, 3]
     v = m[1, 0] * px + m[1, 1] * py + m[1, 2] * pz + m[1, 3]
     size = scene.shadow.shape[0]
-    c, r = int(math.floor(u)), int(math.floor(v))
+    c, r = math.floor(u), math.floor(v)
     if c < 0 or r < 0 or c + 1 >= size or r + 1 >= size:
         return np.float32(1.0)
     d = scene.light[0] * px + scene.light[1] * py + scene.light[2] * pz
@@ -96,10 +104,9 @@ def _lit(scene, px, py, pz):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  # type: ignore[no-untyped-def]
-    """`seen` [2H, 2W] and veils -> `out` uint8 [H, W, 4], straight (not premultiplied) sRGB and coverage.
+    """`seen` [2H, 2W] and veils -> `out` uint8 [H, W, 4], straight sRGB and coverage.
 
-    Pixels of no coverage take the colour of their covered neighbours, so that interpolation at the outline does not
-    mix in black. `curve` maps linear [0, 1] to sRGB 0-255 by index.
+    Pixels of no coverage are black with alpha 0 (see spread_edges). `curve`: linear light to sRGB, by index.
     """
     height, width = out.shape[0], out.shape[1]
     lx, ly, lz, directional = scene.light[0], scene.light[1], scene.light[2], scene.light[3]
@@ -144,7 +151,7 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
                 shine = np.float32(0.0)
                 bleed = np.float32(0.12)
                 r, g, bl = scene.skin[0], scene.skin[1], scene.skin[2]
-                if kind == FACE or kind == HEAD:
+                if kind in (FACE, HEAD):
                     if kind == FACE:
                         u = wa * scene.uv[a, 0] + wb * scene.uv[b, 0] + wc * scene.uv[c, 0]
                         v = wa * scene.uv[a, 1] + wb * scene.uv[b, 1] + wc * scene.uv[c, 1]
@@ -152,27 +159,9 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
                         v = min(max(v, np.float32(0.0)), np.float32(texture_last))
                         c0, r0 = int(u), int(v)
                         fu, fv = u - c0, v - r0
-                        w00, w01 = (1 - fu) * (1 - fv), fu * (1 - fv)
-                        w10, w11 = (1 - fu) * fv, fu * fv
-                        q = scene.albedo
-                        r = (
-                            w00 * q[r0, c0, 0]
-                            + w01 * q[r0, c0 + 1, 0]
-                            + w10 * q[r0 + 1, c0, 0]
-                            + w11 * q[r0 + 1, c0 + 1, 0]
-                        )
-                        g = (
-                            w00 * q[r0, c0, 1]
-                            + w01 * q[r0, c0 + 1, 1]
-                            + w10 * q[r0 + 1, c0, 1]
-                            + w11 * q[r0 + 1, c0 + 1, 1]
-                        )
-                        bl = (
-                            w00 * q[r0, c0, 2]
-                            + w01 * q[r0, c0 + 1, 2]
-                            + w10 * q[r0 + 1, c0, 2]
-                            + w11 * q[r0 + 1, c0 + 1, 2]
-                        )
+                        r = _bilinear(scene.albedo, r0, c0, fu, fv, 0)
+                        g = _bilinear(scene.albedo, r0, c0, fu, fv, 1)
+                        bl = _bilinear(scene.albedo, r0, c0, fu, fv, 2)
                     cropped = wa * scene.scalp[a] + wb * scene.scalp[b] + wc * scene.scalp[c]
                     if cropped > 0:
                         r += cropped * (scene.hair[0] - r)
@@ -205,7 +194,7 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
                     nz = pz - scene.eye_camera[eye, 2]
                     occlusion = _lid_shadow(scene, eye, np.float32(sx), np.float32(sy))
                     occlusion *= 1 - np.float32(0.35) * _ramp(abs(dx), np.float32(0.8), np.float32(1.5))
-                elif kind == TEETH or kind == GUMS or kind == SOCKET:
+                elif kind in (TEETH, GUMS, SOCKET):
                     rz = wa * scene.rest[a, 2] + wb * scene.rest[b, 2] + wc * scene.rest[c, 2]
                     behind = np.float32(scene.lip_depth) - rz
                     if kind == TEETH:
@@ -230,10 +219,10 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
                 elif kind == HAIR:
                     u = wa * scene.uv[a, 0] + wb * scene.uv[b, 0] + wc * scene.uv[c, 0]
                     v = wa * scene.uv[a, 1] + wb * scene.uv[b, 1] + wc * scene.uv[c, 1]
-                    strand = scene.fine[int(math.floor(v * np.float32(0.12))) & 255, int(math.floor(u)) & 255]
+                    strand = scene.fine[math.floor(v * np.float32(0.12)) & 255, math.floor(u) & 255]
                     lock = scene.fine[
-                        int(math.floor(v * np.float32(0.03))) & 255,
-                        int(math.floor(u * np.float32(0.16))) & 255,
+                        math.floor(v * np.float32(0.03)) & 255,
+                        math.floor(u * np.float32(0.16)) & 255,
                     ]
                     tone = np.float32(0.45) + np.float32(0.5) * strand + np.float32(0.45) * lock
                     r, g, bl = scene.hair[0] * tone, scene.hair[1] * tone, scene.hair[2] * tone
@@ -243,11 +232,16 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
                     r, g, bl = scene.glasses[0], scene.glasses[1], scene.glasses[2]
                     shine = np.float32(0.25)
 
+                elif kind == CLOTHES:
+                    v = wa * scene.uv[a, 1] + wb * scene.uv[b, 1] + wc * scene.uv[c, 1]
+                    second_colour = math.sin(np.float32(2 * math.pi) * scene.clothes[6] * v) > np.float32(0.4)
+                    k0 = 3 if second_colour else 0
+                    r, g, bl = scene.clothes[k0], scene.clothes[k0 + 1], scene.clothes[k0 + 2]
+
                 length = math.sqrt(nx * nx + ny * ny + nz * nz) + np.float32(1e-6)
                 nx, ny, nz = nx / length, ny / length, nz / length
-                if kind == GLASSES or kind == HAIR:
-                    if nz < 0:
-                        nx, ny, nz = -nx, -ny, -nz
+                if kind in (GLASSES, HAIR, CLOTHES) and nz < 0:
+                    nx, ny, nz = -nx, -ny, -nz
                 facing = nx * lx + ny * ly + nz * lz
                 open_to_light = np.float32(1.0)
                 if facing > -bleed and directional > 0.02:
@@ -311,7 +305,10 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
 
 @numba.njit(cache=True, nogil=True)
 def spread_edges(image):  # type: ignore[no-untyped-def]
-    """Give pixels without coverage the colour of the nearest covered pixel of their row, else of the row below."""
+    """Give pixels of no coverage the colour of a covered pixel of their row, else of the row below.
+
+    So interpolation at the outline does not mix in black.
+    """
     height, width = image.shape[0], image.shape[1]
     for step in range(height):
         row = height - 1 - step

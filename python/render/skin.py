@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -21,24 +22,35 @@ SIZE = 256
 N_APPEARANCE_SKIN = 10
 _N_COMPONENTS = 16
 _VARIANTS = 3
+_MOST_FRINGE = 0.5
+_LUMINANCE = np.array([0.3, 0.6, 0.1], np.float32)
 
-# The melanin curve: skin colour from the lightest to the darkest, straight in the logarithm.
-_LIGHTEST = np.log(np.array([0.64, 0.45, 0.37]))
-_DARKEST = np.log(np.array([0.075, 0.04, 0.028]))
+# The melanin curve: skin colour from the lightest to the darkest, at equal steps, straight in the logarithm between
+# them. Brown skins are the most saturated.
+_MELANIN = np.log(
+    [[0.64, 0.45, 0.37], [0.46, 0.27, 0.19], [0.29, 0.14, 0.078], [0.15, 0.073, 0.042], [0.07, 0.037, 0.025]]
+)
+    [[0.64, 0.45, 0.37], [0.46, 0.27, 0.19], [0.29, 0.14, 0.078], [0.15, 0.073, 0.042], [0.07, 0.037, 0.025]]
+)
 
 
 def melanin(darkness: float | NDArray[np.floating]) -> NDArray[np.float64]:
     """Typical skin colour [..., 3] for darkness in [0, 1]."""
-    return np.exp(_LIGHTEST + np.asarray(darkness)[..., None] * (_DARKEST - _LIGHTEST))
+    steps = np.linspace(0, 1, len(_MELANIN))
+    return np.exp(np.stack([np.interp(darkness, steps, channel) for channel in _MELANIN.T], -1))
 
 
-# Creases, drawn on the front view of the neutral face (cm; x of the subject's left half, mirrored for the right):
-# name -> (strokes, half width, drivers). A driver is (parameter without side, gain); the crease's depth is the sum,
-# at most 1. "C" creases cross the middle and take the mean of both sides.
+# Creases, drawn on the front view of the neutral face (cm; x of the subject's left half, mirrored for the
+# right): name -> (strokes, half width, drivers). A driver is (parameter without side, gain);
+# the crease's depth is the sum, at most 1. "C" creases cross the middle and take the mean of both sides.
 _Stroke = tuple[tuple[float, float], ...]
 CREASES: dict[str, tuple[tuple[_Stroke, ...], float, tuple[tuple[str, float], ...]]] = {
     "C_forehead_inner": (
-        (((-2.6, 7.5), (0.0, 7.3), (2.6, 7.5)), ((-2.8, 8.4), (0.0, 8.2), (2.8, 8.4)), ((-2.6, 9.3), (2.6, 9.3))),
+        (
+            ((-2.6, 7.5), (0.0, 7.3), (2.6, 7.5)),
+            ((-2.8, 8.4), (0.0, 8.2), (2.8, 8.4)),
+            ((-2.6, 9.3), (2.6, 9.3)),
+        ),
         0.11,
         (("AU01", 0.9), ("AU02", 0.3)),
     ),
@@ -77,7 +89,12 @@ CREASES: dict[str, tuple[tuple[_Stroke, ...], float, tuple[tuple[str, float], ..
     "mouth_corner": ((((2.45, -3.7), (2.8, -4.3), (2.9, -5.0)),), 0.15, (("AU15", 1.0), ("AU20", 0.4))),
     "C_chin": ((((-1.3, -5.35), (0.0, -5.1), (1.3, -5.35)),), 0.18, (("AU17", 0.8),)),
     "C_lip_ring": (
-        (((-0.9, -1.6), (-0.8, -2.2)), ((0.9, -1.6), (0.8, -2.2)), ((-1.6, -1.9), (-1.45, -2.6)), ((1.6, -1.9), (1.45, -2.6))),
+        (
+            ((-0.9, -1.6), (-0.8, -2.2)),
+            ((0.9, -1.6), (0.8, -2.2)),
+            ((-1.6, -1.9), (-1.45, -2.6)),
+            ((1.6, -1.9), (1.45, -2.6)),
+        ),
         0.08,
         (("AU23", 0.7), ("AU18", 0.6), ("AU24", 0.3), ("AU28T", 0.4)),
     ),
@@ -121,18 +138,22 @@ class SkinModel:
 
 
 def load_skin_model(path: Path, face: FaceModel, table: ParameterTable, split: str) -> SkinModel:
-    """`path`: frll_albedo_train.npz. The PCA is computed anew from the training people, so that the held-out skins
-    have no part in it."""
+    """`path`: frll_albedo_train.npz. The PCA is computed anew from the training people, so that the held-out
+    skins have no part in it."""
     with np.load(path) as z:
         linear = (z["tex"].astype(np.float32) / 255) ** 2.2
-        tones = z["skin"].astype(np.float32)
-    training = split_skins(len(linear), "train")
-    rows = split_skins(len(linear), split)
+        known = z["mask"]
+    position, seen = _positions(face)
+    marks = _marks(face, position, seen)
+    # Hair that hides the brows cannot be taken off a photograph.
+    free = np.array([_fringe(t, position, seen) < _MOST_FRINGE for t in linear])
+    tones = np.stack([_flatten(t, m, position, seen, marks) for t, m in zip(linear, known, strict=True)])
+    training, rows = (part[free[part]] for part in (split_skins(len(linear), s) for s in ("train", split)))
 
     base = linear[training].reshape(len(training), -1)
     mean = base.mean(0)
     centred = base - mean
-    values, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+    _, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
     count = min(_N_COMPONENTS, len(training) - 1)
     weights = vectors[:, ::-1][:, :count] / np.sqrt(len(training))
     weights *= np.where(weights[np.abs(weights).argmax(0), np.arange(count)] < 0, -1, 1)
@@ -141,7 +162,6 @@ def load_skin_model(path: Path, face: FaceModel, table: ParameterTable, split: s
     tone_mean = tones[training].mean(0)
     component_tone = weights.T.astype(np.float32) @ (tones[training] - tone_mean)
 
-    position, seen = _positions(face)
     projected = np.zeros((SIZE, SIZE), bool)
     projected[::4, ::4] = True
     projected &= seen & (position[..., 1] < 8) & (position[..., 1] > -8) & (position[..., 2] > 5)
@@ -149,10 +169,7 @@ def load_skin_model(path: Path, face: FaceModel, table: ParameterTable, split: s
     projector = np.linalg.pinv(components[:N_APPEARANCE_SKIN, texels].T.astype(np.float64))
 
     darkness = np.linspace(0, 1, 201)
-    gap = np.abs(
-        np.log(tones[rows] @ [0.3, 0.6, 0.1])[:, None] - np.log(melanin(darkness) @ [0.3, 0.6, 0.1])[None]
-    )
-    marks = _marks(face, position, seen)
+    gap = np.abs(np.log(tones[rows] @ _LUMINANCE)[:, None] - np.log(melanin(darkness) @ _LUMINANCE)[None])
     return SkinModel(
         textures=np.ascontiguousarray(linear[rows]),
         tone=tones[rows],
@@ -170,8 +187,55 @@ def load_skin_model(path: Path, face: FaceModel, table: ParameterTable, split: s
     )
 
 
+def _fringe(texture: F32, position: F32, seen: NDArray[np.bool_]) -> float:
+    """Share of the forehead that is far darker than the cheeks."""
+    x, y = np.abs(position[..., 0]), position[..., 1]
+    light = texture @ _LUMINANCE
+    cheeks = seen & (y > -3.0) & (y < 2.2) & (x > 2.2) & (x < 5.5)
+    forehead = seen & (x < 3.5) & (y > 7.3) & (y < 8.6)
+    return float((light[forehead] < 0.45 * np.median(light[cheeks])).mean())
+
+
+def _flatten(
+    texture: F32, known: NDArray[np.uint8], position: F32, seen: NDArray[np.bool_], marks: dict[str, Any]
+) -> F32:
+    """Take most of the studio's light out of a texture [256, 256, 3], in place; returns its skin colour [3].
+
+    The photographs were lit from the front, so the sides of the face are baked in darker than the skin is.
+    Broad brightness and colour differences are divided out; what is smaller than about 4 cm stays.
+    """
+    import cv2
+
+    x, y, z = np.abs(position[..., 0]), position[..., 1], position[..., 2]
+    plain = seen & (known > 60) & (y < 8.6) & (y > -7.0) & (z > 2.2)
+    plain &= (marks["brow"] < 0.05) & (marks["lips"] < 0.05)
+    plain &= ~((np.abs(y - 3.4) < 1.1) & (np.abs(x - 3.2) < 2.0))
+    cheeks = plain & (y > -3.0) & (y < 2.2) & (x > 2.2) & (x < 5.5)
+    tone: F32 = np.median(texture[cheeks], axis=0).astype(np.float32)
+    # Hair, beards and nostrils are no skin: leave out what is far darker than the cheeks.
+    light = texture @ _LUMINANCE
+    weight = (plain & (light > 0.5 * np.median(light[cheeks]))).astype(np.float32)
+    total = cv2.GaussianBlur(weight, (0, 0), 16)
+    low = cv2.GaussianBlur(texture * weight[..., None], (0, 0), 16) / np.maximum(total, 1e-4)[..., None]
+    gain = np.clip(tone / np.maximum(low, 1e-3), 0.6, 2.0)
+    trust = np.clip(total / 0.15, 0, 1)[..., None]
+    texture *= 1 + trust * (gain**0.85 - 1)
+    # Towards the sides the camera saw little, and what was filled in is darker than skin.
+    outer = np.clip(np.maximum.reduce([(x - 4.6) / 1.2, (-5.6 - y) / 1.5, (y - 8.6) / 1.0]), 0, 1)
+    guessed = cv2.GaussianBlur(np.clip((250 - known.astype(np.float32)) / 150, 0, 1) * outer, (0, 0), 3.0)
+    texture += np.clip(1.6 * guessed, 0, 1)[..., None] * (tone - texture)
+    # Hair is drawn by the renderer: dark strands above the brows give way to skin.
+    light = texture @ _LUMINANCE / (tone @ _LUMINANCE)
+    above_brows = np.interp(x, [0, 4.6, 5.4, 6.0, 6.6], [7.0, 7.2, 6.5, 5.4, 3.8])
+    forehead = np.clip((y - above_brows) / 0.5, 0, 1) * seen
+    strands = cv2.GaussianBlur(np.clip((0.8 - light) / 0.25, 0, 1) * forehead, (0, 0), 1.5)
+    strands = np.clip(2 * strands, 0, 1)[..., None]
+    texture += strands * (tone * (0.9 + 0.1 * light[..., None]) - texture)
+    return tone
+
+
 def _positions(face: FaceModel) -> tuple[F32, NDArray[np.bool_]]:
-    """Neutral head position [256, 256, 3] of every texel, and which texels the face uses (grown by some texels)."""
+    """Neutral head position [256, 256, 3] of every texel, and which texels the face uses (grown by three)."""
     triangles = face.triangles[face.material == FACE]
     depth = np.zeros((SIZE, SIZE), np.float32)
     seen = np.full((SIZE, SIZE), -1, np.int32)
@@ -278,7 +342,7 @@ def hairline_height(position: F32) -> F32:
     return out
 
 
-def _marks(face: FaceModel, position: F32, seen: NDArray[np.bool_]) -> dict[str, F32 | NDArray[np.int32]]:
+def _marks(face: FaceModel, position: F32, seen: NDArray[np.bool_]) -> dict[str, Any]:
     """Soft masks in the texture: brows, beard, lips, hairline."""
     import cv2
 
@@ -370,10 +434,9 @@ def compose(model: SkinModel, choice: SkinChoice, expression: F32) -> Skin:
         _add_components(texture.reshape(-1), model.components.reshape(len(weights), -1), weights)
     target = melanin(choice.darkness) * np.exp([choice.chroma[0], 0, choice.chroma[1]])
     # Brightness and hue are limited apart: beyond these gains baked shine, noise and odd colours would show.
-    weights_of_light = np.array([0.3, 0.6, 0.1])
-    brighter = np.clip((target @ weights_of_light) / (tone @ weights_of_light), 0.5, 1.5)
+    brighter = np.clip((target @ _LUMINANCE) / (tone @ _LUMINANCE), 0.5, 1.5)
     hue = target / tone
-    hue = np.clip(hue / (hue @ weights_of_light), 0.85, 1.18)
+    hue = np.clip(hue / (hue @ _LUMINANCE), 0.7, 1.35)
     gain = brighter * hue
     tone = (tone * gain).astype(np.float32)
 

@@ -1,0 +1,108 @@
+"""What is sampled: frequencies, exclusions, splits. No assets needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the renderer needs numba (pip install genet-ext[train])")
+pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pip install genet-ext[train])")
+
+from python.render import sampling
+from python.render.assets import ParameterTable, read_parameters
+from python.render.sampling import SamplingConfig
+
+N = 4000
+
+
+@pytest.fixture(scope="module")
+def table() -> ParameterTable:
+    return read_parameters()
+
+
+@pytest.fixture(scope="module")
+def expressions(table: ParameterTable) -> list[dict[str, float]]:
+    rng = np.random.default_rng(3)
+    return [sampling.sample_expression(rng, table, SamplingConfig()) for _ in range(N)]
+
+
+def test_every_expression_parameter_is_frequent_and_in_range(
+    table: ParameterTable, expressions: list[dict[str, float]]
+) -> None:
+    for name in table.expression:
+        values = [e[name] for e in expressions if name in e]
+        assert len(values) >= 0.06 * N, f"{name}: {len(values) / N:.3f}"
+        assert 0 < min(values)
+        assert max(values) <= 1
+        assert max(values) > 0.8, name
+
+
+def test_neutral_faces_are_as_frequent_as_asked(table: ParameterTable) -> None:
+    rng = np.random.default_rng(5)
+    config = SamplingConfig(neutral_share=0.5)
+    gaze = {g for pair in sampling.GAZE for g in pair}
+    drawn = [set(sampling.sample_expression(rng, table, config)) - gaze for _ in range(1000)]
+    assert 0.44 < np.mean([not d for d in drawn]) < 0.56
+
+
+def test_left_and_right_are_mostly_alike(expressions: list[dict[str, float]]) -> None:
+    both = [(e["AU12_L"], e.get("AU12_R", 0.0)) for e in expressions if e.get("AU12_L", 0) > 0.2]
+    alike = np.mean([abs(a - b) < 0.2 for a, b in both])
+    assert 0.75 < alike < 0.98
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [("AU61", "AU62"), ("AU63", "AU64"), ("AU05_L", "AU43_L"), ("AU24", "AU25"), ("AU30_L", "AU30_R")],
+)
+def test_what_faces_cannot_do_together(expressions: list[dict[str, float]], a: str, b: str) -> None:
+    together = sum(min(e.get(a, 0), e.get(b, 0)) > 0.02 for e in expressions)
+    # Two random extras may both be one-sided and meet; antagonists on one side must not.
+    assert together <= 0.002 * N
+
+
+def test_co_occurring_units_co_occur(expressions: list[dict[str, float]]) -> None:
+    smile = np.array([e.get("AU12_L", 0) > 0 for e in expressions])
+    cheek = np.array([e.get("AU06_L", 0) > 0 for e in expressions])
+    assert cheek[smile].mean() > 2 * cheek[~smile].mean()
+
+
+def test_splits_share_no_skin() -> None:
+    train, held_out = sampling.split_skins(51, "train"), sampling.split_skins(51, "eval")
+    assert (len(train), len(held_out)) == (43, 8)
+    assert not set(train) & set(held_out)
+    np.testing.assert_array_equal(train, sampling.split_skins(51, "train"))
+    with pytest.raises(ValueError, match="split"):
+        sampling.split_skins(51, "test")
+
+
+def test_a_sample_depends_on_seed_split_and_index_alone(table: ParameterTable) -> None:
+    darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
+
+    def theta(seed: int, split: str, index: int) -> np.ndarray:
+        return sampling.sample_one(seed, split, index, table, darkness, rows, SamplingConfig()).theta
+
+    np.testing.assert_array_equal(theta(1, "train", 7), theta(1, "train", 7))
+    for other in ((2, "train", 7), (1, "eval", 7), (1, "train", 8)):
+        assert not np.array_equal(theta(1, "train", 7), theta(*other))
+
+
+def test_images_of_one_identity_share_identity_and_look_only(table: ParameterTable) -> None:
+    darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
+    config = SamplingConfig(images_per_identity=3)
+    a, b, c = (sampling.sample_one(1, "train", i, table, darkness, rows, config) for i in (3, 5, 6))
+    first = table.index("id_00")
+    np.testing.assert_array_equal(a.theta[first:], b.theta[first:])
+    assert (a.identity_index, b.identity_index, c.identity_index) == (1, 1, 2)
+    assert a.hidden_shapes == b.hidden_shapes
+    assert a.seed != b.seed
+    assert not np.array_equal(a.theta[first:], c.theta[first:])
+
+
+def test_theta_respects_the_bounds_of_the_table(table: ParameterTable) -> None:
+    darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
+    config = SamplingConfig()
+    for i in range(300):
+        theta = sampling.sample_one(0, "train", i, table, darkness, rows, config).theta
+        assert (theta >= table.lower).all()
+        assert (theta <= table.upper).all()
