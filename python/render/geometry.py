@@ -33,21 +33,20 @@ CANVAS = CROP_SIZE + 2 * MARGIN
 EYE_DISTANCE_PX = 38.0
 EYE_ROW_PX = 44.0
 # Neutral ICT-FaceKit face seen from the front, centimetres: the eye centres (means of landmarks 36-41 and
-# 42-47) are 6.5130 apart, and the nose tip (landmark 30) lies 3.0328 below their line.
-_NEUTRAL_EYE_DISTANCE_CM = 6.5130
-_NEUTRAL_NOSE_DROP_CM = 3.0328
+# 42-47) are 6.5129 apart, and the nose tip (landmark 30) lies 3.0360 below their line.
+_NEUTRAL_EYE_DISTANCE_CM = 6.5129
+_NEUTRAL_NOSE_DROP_CM = 3.0360
 
 _CENTRE = (CROP_SIZE - 1) / 2
 TEMPLATE: F32 = np.array(
     [
-        # The image-left eye is the subject's right one: landmarks 36-41.
-        [_CENTRE + EYE_DISTANCE_PX / 2, EYE_ROW_PX],
         [_CENTRE - EYE_DISTANCE_PX / 2, EYE_ROW_PX],
+        [_CENTRE + EYE_DISTANCE_PX / 2, EYE_ROW_PX],
         [_CENTRE, EYE_ROW_PX + EYE_DISTANCE_PX * _NEUTRAL_NOSE_DROP_CM / _NEUTRAL_EYE_DISTANCE_CM],
     ],
     np.float32,
 )
-"""Crop pixels [3, 2] of the subject's left-eye centre, right-eye centre and nose tip; no mouth."""
+"""Crop pixels [3, 2] of the eye centre at image left (the subject's right), the other one, and the nose tip."""
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> F32:
@@ -62,10 +61,10 @@ def rotation(pitch: float, yaw: float, roll: float) -> F32:
 
 
 def alignment_points(landmarks: F32) -> F32:
-    """[..., 68, D] landmarks -> [..., 3, D]: left-eye centre, right-eye centre (the subject's), nose tip."""
-    left = landmarks[..., 42:48, :].mean(-2)
-    right = landmarks[..., 36:42, :].mean(-2)
-    return np.stack([left, right, landmarks[..., 30, :]], -2)
+    """[..., 68, D] landmarks -> [..., 3, D]: the points that TEMPLATE places."""
+    at_left = landmarks[..., 36:42, :].mean(-2)
+    at_right = landmarks[..., 42:48, :].mean(-2)
+    return np.stack([at_left, at_right, landmarks[..., 30, :]], -2)
 
 
 def similarity(source: F32, target: F32) -> NDArray[np.float64]:

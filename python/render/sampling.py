@@ -486,7 +486,7 @@ def sample_light(rng: Rng, darkness: float) -> LightChoice:
 
 
 def split_skins(n_people: int, split: str) -> NDArray[np.int_]:
-    """Rows of the texture file that belong to a split: the same for every seed, no row in both."""
+    """Rows of the texture file that belong to a split: the same for every seed, no row in two."""
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
     held = min(HELD_OUT_SKINS, n_people // 3)

@@ -25,11 +25,9 @@ _VARIANTS = 3
 _MOST_FRINGE = 0.5
 _LUMINANCE = np.array([0.3, 0.6, 0.1], np.float32)
 
-# The melanin curve: skin colour from the lightest to the darkest, at equal steps, straight in the logarithm between
-# them. Brown skins are the most saturated.
+# The melanin curve: skin colour from the lightest to the darkest, at equal steps, straight in the logarithm
+# between them. Brown skins are the most saturated.
 _MELANIN = np.log(
-    [[0.64, 0.45, 0.37], [0.46, 0.27, 0.19], [0.29, 0.14, 0.078], [0.15, 0.073, 0.042], [0.07, 0.037, 0.025]]
-)
     [[0.64, 0.45, 0.37], [0.46, 0.27, 0.19], [0.29, 0.14, 0.078], [0.15, 0.073, 0.042], [0.07, 0.037, 0.025]]
 )
 
@@ -234,6 +232,11 @@ def _flatten(
     return tone
 
 
+def _cross(a: F32, b: F32) -> F32:
+    out: F32 = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return out
+
+
 def _positions(face: FaceModel) -> tuple[F32, NDArray[np.bool_]]:
     """Neutral head position [256, 256, 3] of every texel, and which texels the face uses (grown by three)."""
     triangles = face.triangles[face.material == FACE]
@@ -245,8 +248,8 @@ def _positions(face: FaceModel) -> tuple[F32, NDArray[np.bool_]]:
     rows, columns = np.nonzero(mask)
     p = np.stack([columns, rows], 1).astype(np.float32)
     a, b, c = (face.uv[t[:, k]] for k in range(3))
-    area = np.cross(b - a, c - a)
-    u, v = np.cross(p - a, c - a) / area, np.cross(b - a, p - a) / area
+    area = _cross(b - a, c - a)
+    u, v = _cross(p - a, c - a) / area, _cross(b - a, p - a) / area
     out = np.zeros((SIZE, SIZE, 3), np.float32)
     corners = face.neutral[t]
     out[mask] = corners[:, 0] * (1 - u - v)[:, None] + corners[:, 1] * u[:, None] + corners[:, 2] * v[:, None]

@@ -32,7 +32,7 @@ def test_every_expression_parameter_is_frequent_and_in_range(
     for name in table.expression:
         values = [e[name] for e in expressions if name in e]
         assert len(values) >= 0.06 * N, f"{name}: {len(values) / N:.3f}"
-        assert 0 < min(values)
+        assert min(values) > 0
         assert max(values) <= 1
         assert max(values) > 0.8, name
 
@@ -68,12 +68,12 @@ def test_co_occurring_units_co_occur(expressions: list[dict[str, float]]) -> Non
 
 
 def test_splits_share_no_skin() -> None:
-    train, held_out = sampling.split_skins(51, "train"), sampling.split_skins(51, "eval")
-    assert (len(train), len(held_out)) == (43, 8)
-    assert not set(train) & set(held_out)
-    np.testing.assert_array_equal(train, sampling.split_skins(51, "train"))
+    parts = [sampling.split_skins(51, split) for split in sampling.SPLITS]
+    assert [len(p) for p in parts] == [39, 6, 6]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(51))
+    np.testing.assert_array_equal(parts[0], sampling.split_skins(51, "train"))
     with pytest.raises(ValueError, match="split"):
-        sampling.split_skins(51, "test")
+        sampling.split_skins(51, "eval")
 
 
 def test_a_sample_depends_on_seed_split_and_index_alone(table: ParameterTable) -> None:
@@ -83,7 +83,7 @@ def test_a_sample_depends_on_seed_split_and_index_alone(table: ParameterTable) -
         return sampling.sample_one(seed, split, index, table, darkness, rows, SamplingConfig()).theta
 
     np.testing.assert_array_equal(theta(1, "train", 7), theta(1, "train", 7))
-    for other in ((2, "train", 7), (1, "eval", 7), (1, "train", 8)):
+    for other in ((2, "train", 7), (1, "test", 7), (1, "train", 8)):
         assert not np.array_equal(theta(1, "train", 7), theta(*other))
 
 
