@@ -46,7 +46,7 @@ TEMPLATE: F32 = np.array(
     ],
     np.float32,
 )
-"""Crop pixels [3, 2] of the eye centre at image left (the subject's right), the other one, and the nose tip."""
+"""Crop pixels [3, 2] of the eye centre at image left (the subject's right), the other one, the nose tip."""
 
 
 def rotation(pitch: float, yaw: float, roll: float) -> F32:
