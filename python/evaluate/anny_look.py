@@ -1,7 +1,9 @@
-"""How the second face model looks: painted skin, brows, lips, eyes and hair, one light with shadow, and its drawing.
+"""How the second face model looks: painted skin, brows, lips, eyes and hair, one light with shadow, and its
+drawing.
 
-Colours are linear RGB. Everything is painted by the position of a surface point on the base mesh, so that brows and
-lips travel with the skin. None of it is shared with the training renders but the z-buffer and the alignment.
+Colours are linear RGB. Everything is painted by the position of a surface point on the base mesh, so that
+brows and lips travel with the skin. None of it is shared with the training renders but the z-buffer and the
+alignment.
 """
 
 from __future__ import annotations
@@ -204,7 +206,8 @@ class Painter:
         image = self._shade(look, light, camera)
         return Picture(image, xy[face.landmarks], roll_of_similarity(to_canvas))
 
-    # ------------------------------------------------------------------------------------------------- shading
+    # -------------------------------------------------------------------------------------------------
+    # shading
 
     def _shade(self, look: Look, light: Light, camera: F32) -> NDArray[np.uint8]:
         covered = self._seen >= 0

