@@ -26,6 +26,11 @@ struct Cpu {
   static void adam_step(const AdamStepArgs<T>& args, void* stream) {
     adam_step_cpu(args, stream);
   }
+  template <typename T>
+  static void fit_mlp(const FitMlpArgs<T>& args, Precision precision, const Tensor&, void* stream) {
+    check(precision == Precision::kFull, "precision: expected full on the CPU, got tensor (it needs CUDA)");
+    fit_mlp_cpu(args, stream);
+  }
 };
 
 }  // namespace
@@ -46,11 +51,13 @@ STABLE_TORCH_LIBRARY(genet_ext, m) {
       "feature_weight,"
       " Tensor prior_mean, Tensor prior_precision, Tensor prior_rate, Tensor lower, Tensor upper, *, str "
       "kind,"
-      " float delta, float lr, float lr_decay, float beta1, float beta2, float eps, float tol, int n_iter)"
+      " float delta, float lr, float lr_decay, float beta1, float beta2, float eps, float tol, int n_iter,"
+      " str precision=\"full\")"
       " -> Tensor loss");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(genet_ext, CPU, m) {
   m.impl("feature_distance", TORCH_BOX(&genet::feature_distance<genet::Cpu>));
   m.impl("adam_step_", TORCH_BOX(&genet::adam_step_<genet::Cpu>));
+  m.impl("fit_mlp_", TORCH_BOX(&genet::fit_mlp_<genet::Cpu>));
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genet_ext import _build
-from genet_ext.reference import DistanceKind, Mlp
+from genet_ext.reference import DistanceKind, Mlp, Precision
 
 _build.load_operators()
 
@@ -104,6 +104,7 @@ def fit_mlp_(
     eps: float = 1e-8,
     tol: float = 0.0,
     n_iter: int = 100,
+    precision: Precision = "full",
 ) -> Tensor:
     """Up to ``n_iter`` search steps of every active face through the feature generator, in place.
 
@@ -139,6 +140,7 @@ def fit_mlp_(
         eps=eps,
         tol=tol,
         n_iter=n_iter,
+        precision=precision,
     )
     return loss
 

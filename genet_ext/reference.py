@@ -19,6 +19,8 @@ from torch import Tensor
 DistanceKind = Literal["squared", "l1", "huber", "cosine"]
 DISTANCE_KINDS: tuple[str, ...] = get_args(DistanceKind)
 
+Precision = Literal["full", "tensor"]
+
 Mlp = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 """Weights of the feature generator: w1 [H1, P], b1 [H1], w2 [H2, H1], b2 [H2], w3 [D, H2], b3 [D]."""
 
@@ -219,6 +221,7 @@ def fit_mlp_(
     eps: float = 1e-8,
     tol: float = 0.0,
     n_iter: int = 100,
+    precision: Precision = "full",
 ) -> Tensor:
     """Up to ``n_iter`` search steps of every active face through the feature generator, in place.
 
@@ -245,6 +248,7 @@ def fit_mlp_(
         lr, lr_decay, betas, eps: see :func:`adam_step_`.
         tol: in units of the parameters; 0 never stops a face.
         n_iter: steps at most, >= 0.
+        precision: the operator's choice of arithmetic; here every choice computes in the tensors' dtype.
 
     Returns:
         loss [B]: the objective at the parameters returned; NaN for a face whose objective or gradient was not
