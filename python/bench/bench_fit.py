@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -321,36 +322,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: %(default)s)")
-    option(
-        "--threads",
-        type=int,
-        default=1,
-        help="CPU threads, pinned to as many processors (default: %(default)s)",
-    )
-    option(
-        "--batch",
-        type=int,
-        nargs="+",
-        default=[1, 16, 256, 4096],
-        help="faces at once (default: 1 16 256 4096)",
-    )
+    option("--threads", type=int, help="CPU threads, one per processor (default: 1; on CUDA, all)")
+    option("--batch", type=int, nargs="+", default=[1, 16, 256, 4096], help="faces (default: 1 16 256 4096)")
     option("--methods", nargs="+", choices=METHODS, help="default: all but plain")
     option("--iterations", type=int, default=100, help="search steps (default: %(default)s)")
-    option(
-        "--kind",
-        default="squared",
-        choices=("squared", "huber", "l1"),
-        help="distance (default: %(default)s)",
-    )
+    option("--kind", default="squared", choices=("squared", "huber", "l1"), help="default: %(default)s")
     option("--parameters", type=int, default=96, help="P (default: %(default)s)")
     option("--hidden", type=int, nargs=2, default=[128, 128], metavar=("H1", "H2"), help="default: 128 128")
     option("--features", type=int, default=256, help="D (default: %(default)s)")
-    option(
-        "--seconds",
-        type=float,
-        default=2.0,
-        help="time to repeat each measurement for (default: %(default)s)",
-    )
+    option("--seconds", type=float, default=2.0, help="time for each measurement (default: %(default)s)")
     option("--out", type=Path, help="JSON file to write; without it only the table is printed")
     return parser.parse_args(argv)
 
@@ -358,31 +338,24 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
     device = torch.device(options.device)
-    processors = pin_threads(options.threads)
+    on_cuda = device.type == "cuda"  # there the CPU only launches, and a second thread runs the backward pass
+    processors = pin_threads(options.threads or (len(os.sched_getaffinity(0)) if on_cuda else 1))
     torch.backends.cuda.matmul.allow_tf32 = False  # the baselines in full float32, torch's default, said here
     sizes = Sizes(options.parameters, *options.hidden, options.features)
     search = Search(iterations=options.iterations, kind=options.kind)
-    methods = options.methods or [
-        "fused",
-        "eager",
-        "compile",
-        *(CUDA_METHODS if device.type == "cuda" else []),
-    ]
+    methods = options.methods or ["fused", "eager", "compile", *(CUDA_METHODS if on_cuda else [])]
+    dtypes = [torch.float32, torch.bfloat16] if on_cuda else [torch.float32]
+    ceilings = {str(dtype): matmul_flops(device, dtype, 8192 if on_cuda else 1024) for dtype in dtypes}
     result: dict[str, Any] = dict(
         schema=SCHEMA,
         benchmark="fit",
         machine=machine(),
         device=options.device,
-        threads=options.threads,
+        threads=len(processors),
         processors=processors,
         sizes=asdict(sizes) | dict(flop_per_face_iteration=sizes.flop_per_face_iteration),
         search=asdict(search),
-        matmul_flop_per_second={
-            str(dtype).removeprefix("torch."): matmul_flops(
-                device, dtype, 8192 if device.type == "cuda" else 1024
-            )
-            for dtype in ([torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32])
-        },
+        matmul_flop_per_second=ceilings,
         results=[],
     )
     columns = ("us/face/iter", 12), ("IQR", 7), ("faces/s", 12), ("final loss", 11), ("x eager", 8)

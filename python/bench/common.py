@@ -35,7 +35,8 @@ def measure(
 ) -> dict[str, Any]:
     """Wall time of `run(prepare())`, the preparation not counted, the device's work finished within it.
 
-    Repeats for about `seconds`, at least `least` and at most `most` times, after `warm_up` calls.
+    Repeats for about `seconds`, at least `least` and at most `most` times, after `warm_up` calls (two, where
+    more would take longer than `seconds`).
 
     Returns:
         median, q1, q3, minimum in seconds; repeats; first: seconds of the first call (compilation included).
@@ -50,8 +51,10 @@ def measure(
         return time.perf_counter() - start
 
     first = once()
-    for _ in range(warm_up - 1):
-        once()
+    end = time.perf_counter() + seconds
+    for call in range(1, warm_up):
+        if call == 1 or time.perf_counter() < end:
+            once()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < least or (time.perf_counter() < end and len(times) < most):
