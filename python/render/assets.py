@@ -170,7 +170,7 @@ def load_face_model(path: Path) -> FaceModel:
 def _without_shoulders(vertices: F32) -> F32:
     """The model's bare shoulders drawn in to the neck [V, 3]: what people wear is put there instead."""
     out = vertices.copy()
-    low = np.clip((-10.5 - out[:, 1]) / 2.0, 0, 1)
+    low = np.clip((-8.8 - out[:, 1]) / 1.5, 0, 1)
     for axis, centre, half in ((0, 0.0, 5.6), (2, -2.0, 5.0)):
         offset = out[:, axis] - centre
         out[:, axis] += low * (np.clip(offset, -half, half) - offset)

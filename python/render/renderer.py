@@ -65,6 +65,10 @@ class Renderer:
         self.hair: HairModel = build_hair_model(self.face)
         self._curve = shading.srgb_curve()
         self._shape_matrix = self._expression_shapes()
+        # How far each shape opens the lips in the middle, in int16 steps.
+        deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
+        upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
+        self._lip_gap = (deltas[:, upper, 1].astype(np.float32) - deltas[:, lower, 1]).mean(1)
         self._lay_out()
 
     def _expression_shapes(self) -> F32:
@@ -160,6 +164,10 @@ class Renderer:
         for name, weight in sample.hidden_shapes.items():
             shapes[face.shapes.index(name)] += weight
         weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes]).astype(np.float32)
+        # Most people close their lips at rest, whatever their shape: a label of parted lips must mean that.
+        gap = self._lip_gap[:N_IDENTITY] @ weights[:N_IDENTITY]
+        close = N_IDENTITY + face.shapes.index("mouthClose")
+        weights[close] -= sample.lips_sealed * gap / self._lip_gap[close]
         v = len(face.neutral)
         flat, neutral = self._points[:v].reshape(-1), face.neutral.reshape(-1)
         # Lips are outside: blend that first, and the inside of the mouth only if it shows.

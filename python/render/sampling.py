@@ -48,6 +48,7 @@ class Sample:
 
     theta: F32
     hidden_shapes: dict[str, float]  # shape -> unlabelled weight
+    lips_sealed: float  # share of the gap that this identity's resting lips would have which is closed
     distance: float
     skin: SkinChoice
     eyes: EyeChoice
@@ -541,6 +542,7 @@ def sample_one(
     return Sample(
         theta=theta,
         hidden_shapes=hidden,
+        lips_sealed=1.0 if who.random() < 0.85 else float(who.random()),
         distance=distance,
         skin=skin,
         eyes=eyes,
