@@ -13,7 +13,7 @@ FEATURES = 256  # D
 LANDMARKS = 68
 POINT_SCALE = 10.0  # px per unit of the landmark head: its outputs then have unit spread
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
-WIDTHS = (24, 40, 80, 160)  # channels at strides 2, 4, 8, 16: 136 million multiply-adds per face
+WIDTHS = (16, 32, 64, 128)  # channels at strides 2, 4, 8, 16: 82 million multiply-adds per face
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (256, 192, 128, 64, 48, 32)  # channels at 4, 8, 16, 32, 64 and 128 px
+WIDTHS = (192, 128, 96, 64, 32, 16)  # channels at 4, 8, 16, 32, 64 and 128 px
 
 
 class _UpBlock(nn.Module):

@@ -1,6 +1,6 @@
-"""From a render with coverage to what a camera, a file and a loose face box make of it, on the device.
+"""From a render with coverage to what a camera, a file and a loose face box make of it.
 
-Everything is drawn per image from one generator, so a step's batch is a function of its seed. Strengths
+One image at a time with OpenCV, about 2 ms each, everything drawn from the generator it is given. Strengths
 follow photographs: noise that hides the brows teaches nothing.
 """
 
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from genet_ext.extractors.face_cnn import CROP_SIZE
 
 MARGIN = 32  # px of the render around the crop
 ROLL = 2  # index of roll in theta
 
+Floats = NDArray[np.floating[Any]]
+Bytes = NDArray[np.uint8]
 
-@dataclass
+
+@dataclass(frozen=True)
 class Jitter:
-    """How far a crop is from the aligned one: in-plane shift (px), log scale and rotation (rad)."""
+    """Standard deviations of a crop from the aligned one: shift (px), log scale, rotation (rad)."""
 
     shift: float
     log_scale: float
@@ -33,194 +37,141 @@ SECOND_PASS = Jitter(1.3, 0.03, 0.03)  # what F's own landmarks leave
 LOOSE_BOX = Jitter(8.0, 0.14, 0.16)  # what a face finder's box leaves
 
 
-def crop(
-    images: Tensor, theta: Tensor, points: Tensor, jitters: list[tuple[float, Jitter]], rng: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut jittered crops from renders.
+@dataclass(frozen=True)
+class CropFrame:
+    """A similarity from crop pixels to render pixels: render = scale * R(angle) (crop - centre) + origin."""
+
+    matrix: Floats  # [2, 3]
+    angle: float  # rad, clockwise on screen
+
+    def cut(self, image: Bytes, size: int = CROP_SIZE) -> Bytes:
+        """The crop [size, size, C] of a render."""
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(image, self.matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(out, np.uint8)
+
+    def points(self, points: Floats) -> Floats:
+        """Render pixels [..., 2] -> crop pixels."""
+        return (points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+
+    def theta(self, theta: Floats) -> Floats:
+        """Parameters [P] of the render -> of the crop: roll is relative to it.
+
+        A crop turned clockwise shows its face turned the other way, and positive roll tilts the crown to the
+        image's left, which is counter-clockwise.
+        """
+        turned = theta.copy()
+        turned[ROLL] += self.angle
+        return turned
+
+
+def crop_frame(jitter: Jitter, rng: np.random.Generator) -> CropFrame:
+    """A frame as far from the aligned crop as ``jitter`` says (normal, cut off at two deviations)."""
+    x, y, size, turn = rng.standard_normal(4).clip(-2, 2)
+    shift = jitter.shift * np.array([x, y])
+    scale, angle = math.exp(jitter.log_scale * size), jitter.rotation * turn
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]])
+    centre = np.full(2, (CROP_SIZE - 1) / 2)
+    return CropFrame(np.column_stack([linear, centre + MARGIN + shift - linear @ centre]), float(angle))
+
+
+def composite(rgba: Bytes, background: Bytes | int) -> Bytes:
+    """The render [H, W, 4] over a background [H, W, 3], or over grey of one value."""
+    coverage = rgba[..., 3:].astype(np.uint16)
+    behind = np.uint16(background) if isinstance(background, int) else background.astype(np.uint16)
+    mixed = (rgba[..., :3] * coverage + behind * (255 - coverage) + 127) // 255
+    return mixed.astype(np.uint8)
+
+
+def photograph(rgba: Bytes, other: Bytes, rng: np.random.Generator) -> Bytes:
+    """Background, occluders, light, colour, blur, resolution, noise and compression of photographs.
 
     Args:
-        images: uint8 [B, 192, 192, 4].
-        theta: [B, P]; roll is relative to the crop, so it follows the rotation.
-        points: [B, K, 2] pixels of the render.
-        jitters: (share of the batch, jitter) pairs; shares add up to 1.
+        rgba: [H, W, 4] the face.
+        other: [>= H, >= W, 3 or 4] another picture, used as background now and then.
+        rng: where every choice comes from.
 
     Returns:
-        RGBA float [B, 4, 128, 128] in [0, 1], theta [B, P], points [B, K, 2] in crop pixels.
+        RGB uint8 [H, W, 3].
     """
-    batch, device = len(images), images.device
-    # Consecutive rows get one jitter: the batch itself is in random order.
-    shift = torch.zeros(batch, 1, device=device)
-    log_scale, rotation = shift.clone(), shift.clone()
-    start = 0.0
-    for share, jitter in jitters:
-        rows = slice(round(start * batch), round((start + share) * batch))
-        shift[rows], log_scale[rows], rotation[rows] = jitter.shift, jitter.log_scale, jitter.rotation
-        start += share
-    offset = shift * torch.randn(batch, 2, device=device, generator=rng).clamp(-2, 2)
-    scale = torch.exp(log_scale * torch.randn(batch, 1, device=device, generator=rng).clamp(-2, 2))
-    angle = rotation * torch.randn(batch, 1, device=device, generator=rng).clamp(-2, 2)
-    # Crop to render: the crop's axes turned clockwise on screen (y down) and scaled.
-    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    matrix = torch.stack([torch.cat([cos, -sin], 1), torch.cat([sin, cos], 1)], 1)  # [B, 2, 2]
-
-    centre = (CROP_SIZE - 1) / 2
-    axis = torch.arange(CROP_SIZE, device=device) - centre
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(1, -1, 2)
-    middle = MARGIN + centre
-    sample = grid @ matrix.transpose(1, 2) + middle + offset[:, None]
-    size = images.shape[1]
-    sample = (sample + 0.5) / size * 2 - 1  # grid_sample's convention without corner alignment
-    rgba = functional.grid_sample(
-        images.permute(0, 3, 1, 2).float() / 255,
-        sample.reshape(batch, CROP_SIZE, CROP_SIZE, 2),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=False,
-    )
-    points = (points - middle - offset[:, None]) @ torch.linalg.inv(matrix).transpose(1, 2) + centre
-    theta = theta.clone()
-    # The crop's axes are turned clockwise on screen (y down) by angle, so the head in it turns the other way;
-    # positive roll tilts the crown to the image's left, which is counter-clockwise on screen.
-    theta[:, ROLL] += angle[:, 0]
-    return rgba, theta, points
+    image = composite(rgba, _background(rgba.shape[0], other, rng)).astype(np.float32)
+    if rng.random() < 0.12:
+        image = _occlude(image, rng)
+    if rng.random() < 0.3:
+        image = _shade(image, rng)
+    image = _colour(image, rng)
+    image = _blur(image, rng)
+    if rng.random() < 0.6:
+        image += rng.standard_normal(image.shape, np.float32) * np.float32(8 * rng.random() ** 2)
+    done = image.clip(0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        quality = int(rng.integers(25, 95))
+        done = cv2.imdecode(cv2.imencode(".jpg", done, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
+    return np.asarray(done, np.uint8)
 
 
-def composite_grey(rgba: Tensor) -> Tensor:
-    """The clean look: the render over mid grey. [B, 4, H, W] -> [B, 3, H, W]."""
-    return rgba[:, :3] * rgba[:, 3:] + 0.5 * (1 - rgba[:, 3:])
+def _background(size: int, other: Bytes, rng: np.random.Generator) -> Bytes:
+    """A smooth random colour field, or another picture turned round."""
+    if rng.random() < 0.33:
+        picture = cv2.resize(other[::-1, ::-1, :3], (size, size), interpolation=cv2.INTER_AREA)
+        return np.asarray(picture, np.uint8)
+    base = rng.uniform(0, 255, 3)
+    contrast = 200 * rng.random() * (rng.random() < 0.7)
+    cells = int(rng.choice([3, 5, 9, 24]))
+    field = base + contrast * (rng.random((cells, cells, 3)) - 0.5)
+    smooth = cv2.resize(field.clip(0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(smooth, np.uint8)
 
 
-def photograph(rgba: Tensor, rng: torch.Generator) -> Tensor:
-    """Background, occluders, light, colour, blur, resolution, compression and noise of photographs.
-
-    RGBA [B, 4, H, W] in [0, 1] -> RGB [B, 3, H, W] in [0, 1].
-    """
-    pixels = rgba[:, :3] * rgba[:, 3:] + _background(rgba, rng) * (1 - rgba[:, 3:])
-    pixels = _occlude(pixels, rng)
-    pixels = _shade(pixels, rng)
-    pixels = _colour(pixels, rng)
-    pixels = _blur(pixels, rng)
-    pixels = _resolution(pixels, rng)
-    pixels = _compress(pixels, rng)
-    sd = 0.03 * _uniform(pixels, rng) ** 2 * _chance(pixels, 0.6, rng)
-    pixels = pixels + sd * torch.randn(pixels.shape, device=pixels.device, generator=rng)
-    return pixels.clamp(0, 1)
+def _grid(size: int) -> tuple[Floats, Floats]:
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    return axis[None, :], axis[:, None]
 
 
-def _uniform(
-    x: Tensor, rng: torch.Generator, low: float = 0.0, high: float = 1.0, channels: int = 1
-) -> Tensor:
-    return low + (high - low) * torch.rand(len(x), channels, 1, 1, device=x.device, generator=rng)
+def _occlude(image: Floats, rng: np.random.Generator) -> Floats:
+    """A soft ellipse of one colour (hand, microphone, cup), mostly over the rim of the face."""
+    x, y = _grid(len(image))
+    angle, radius, turn = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 1.1), rng.uniform(0, math.pi)
+    dx, dy = x - radius * math.cos(angle), y - radius * math.sin(angle)
+    u = (dx * math.cos(turn) + dy * math.sin(turn)) / rng.uniform(0.1, 0.45)
+    v = (dy * math.cos(turn) - dx * math.sin(turn)) / rng.uniform(0.08, 0.3)
+    inside = np.clip(6 * (1 - u * u - v * v), 0, 1)[..., None]
+    colour = rng.uniform(0, 255, 3).astype(np.float32) * (1 + 0.2 * u.clip(-1, 1)[..., None])
+    return image + inside * (colour - image)
 
 
-def _chance(x: Tensor, probability: float, rng: torch.Generator) -> Tensor:
-    return (_uniform(x, rng) < probability).to(x.dtype)
+def _shade(image: Floats, rng: np.random.Generator) -> Floats:
+    """A shadow or a light over a half plane, its edge sharp or soft."""
+    x, y = _grid(len(image))
+    angle = rng.uniform(0, 2 * math.pi)
+    edge = x * math.cos(angle) + y * math.sin(angle) - rng.uniform(-0.7, 0.7)
+    mask = np.clip(0.5 + edge * rng.uniform(0.5, 8), 0, 1)
+    return image * (1 + np.float32(rng.uniform(-0.5, 0.25)) * mask)[..., None]
 
 
-def _background(rgba: Tensor, rng: torch.Generator) -> Tensor:
-    """Smooth random colour fields; for a third of the images, another render of the batch, shifted."""
-    batch, _, height, width = rgba.shape
-    coarse = torch.rand(batch, 3, 5, 5, device=rgba.device, generator=rng)
-    fine = torch.rand(batch, 3, 24, 24, device=rgba.device, generator=rng)
-    contrast = _uniform(rgba, rng) * _chance(rgba, 0.7, rng)
-    base = _uniform(rgba, rng, channels=3)
-    field = base + contrast * (functional.interpolate(coarse, (height, width), mode="bicubic") - 0.5)
-    detail = functional.interpolate(fine, (height, width), mode="bilinear") - 0.5
-    field = field + 0.5 * contrast * _uniform(rgba, rng) * detail
-    other = rgba[:, :3].roll(1, 0).roll((37, 53), (2, 3)).flip(3)
-    use = _chance(rgba, 0.33, rng)
-    return (use * other + (1 - use) * field).clamp(0, 1)
+def _colour(image: Floats, rng: np.random.Generator) -> Floats:
+    """White balance, exposure, contrast, saturation (12 % are grey) and gamma."""
+    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    saturation = 0.0 if rng.random() < 0.12 else rng.uniform(0.5, 1.4)
+    image = grey[..., None] + np.float32(saturation) * (image - grey[..., None])
+    gain = (1 + 0.07 * rng.standard_normal(3).clip(-2, 2)) * math.exp(rng.uniform(-0.25, 0.25))
+    contrast, mean = rng.uniform(0.7, 1.3), float(grey.mean())
+    image = mean + (image * gain.astype(np.float32) - mean) * np.float32(contrast)
+    gamma = math.exp(rng.uniform(-0.3, 0.3))
+    table = (255 * (np.arange(256) / 255) ** gamma).astype(np.float32)
+    return table[image.clip(0, 255).astype(np.uint8)]
 
 
-def _occlude(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """An ellipse of one colour (hand, microphone, cup) over part of 12 % of the faces, mostly at the rim."""
-    _, _, height, width = pixels.shape
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=pixels.device),
-        torch.linspace(-1, 1, width, device=pixels.device),
-        indexing="ij",
-    )
-    angle = _uniform(pixels, rng, 0, 2 * math.pi)
-    radius = _uniform(pixels, rng, 0.55, 1.1)
-    cx, cy = radius * torch.cos(angle), radius * torch.sin(angle)
-    turn = _uniform(pixels, rng, 0, math.pi)
-    a, b = _uniform(pixels, rng, 0.1, 0.45), _uniform(pixels, rng, 0.08, 0.3)
-    u = (x - cx) * torch.cos(turn) + (y - cy) * torch.sin(turn)
-    v = -(x - cx) * torch.sin(turn) + (y - cy) * torch.cos(turn)
-    inside = torch.sigmoid((1 - (u / a) ** 2 - (v / b) ** 2) * 12) * _chance(pixels, 0.12, rng)
-    colour = _uniform(pixels, rng, channels=3) * (1 + 0.2 * (u / a).clamp(-1, 1))
-    return pixels * (1 - inside) + colour.clamp(0, 1) * inside
-
-
-def _shade(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """A soft-edged shadow or light over a half plane, on 30 % of the images."""
-    _, _, height, width = pixels.shape
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, device=pixels.device),
-        torch.linspace(-1, 1, width, device=pixels.device),
-        indexing="ij",
-    )
-    angle = _uniform(pixels, rng, 0, 2 * math.pi)
-    edge = x * torch.cos(angle) + y * torch.sin(angle) - _uniform(pixels, rng, -0.7, 0.7)
-    mask = torch.sigmoid(edge * _uniform(pixels, rng, 2, 25))
-    strength = _uniform(pixels, rng, -0.5, 0.25) * _chance(pixels, 0.3, rng)
-    return pixels * (1 + strength * mask)
-
-
-def _colour(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    gain = 1 + 0.07 * torch.randn(len(pixels), 3, 1, 1, device=pixels.device, generator=rng).clamp(-2, 2)
-    pixels = pixels * gain * torch.exp(0.25 * (2 * _uniform(pixels, rng) - 1))
-    mean = pixels.mean((1, 2, 3), keepdim=True)
-    pixels = mean + (pixels - mean) * _uniform(pixels, rng, 0.7, 1.3)
-    grey = pixels.mean(1, keepdim=True)
-    saturation = _uniform(pixels, rng, 0.5, 1.4) * (1 - _chance(pixels, 0.12, rng))
-    pixels = grey + (pixels - grey) * saturation
-    return pixels.clamp(0, 1) ** torch.exp(0.3 * (2 * _uniform(pixels, rng) - 1))
-
-
-def _blur(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Gaussian blur, on a third of them along one axis more than the other (motion)."""
-    batch, channels, height, width = pixels.shape
-    sigma = 0.3 + 1.3 * _uniform(pixels, rng) ** 2 * _chance(pixels, 0.5, rng)
-    longer = 1 + 2 * _uniform(pixels, rng) * _chance(pixels, 0.15, rng)
-    sideways = _chance(pixels, 0.5, rng)
-    taps = torch.arange(-6, 7, device=pixels.device, dtype=pixels.dtype)
-
-    def smooth(x: Tensor, sigma: Tensor, vertical: bool) -> Tensor:
-        kernel = torch.exp(-0.5 * (taps / sigma.reshape(batch, 1)) ** 2)
-        kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
-        shape = (-1, 1, 13, 1) if vertical else (-1, 1, 1, 13)
-        stacked = x.reshape(1, batch * channels, height, width)
-        flat = functional.pad(stacked, (0, 0, 6, 6) if vertical else (6, 6, 0, 0), "replicate")
-        out = functional.conv2d(flat, kernel.reshape(shape), groups=batch * channels)
-        return out.reshape(batch, channels, height, width)
-
-    horizontal = sigma * (1 + (longer - 1) * sideways)
-    vertical = sigma * (1 + (longer - 1) * (1 - sideways))
-    return smooth(smooth(pixels, horizontal, False), vertical, True)
-
-
-def _resolution(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """A quarter of the batch goes through a smaller picture (one size per call keeps the shapes fixed)."""
-    rows = torch.randperm(len(pixels), device=pixels.device, generator=rng)[: len(pixels) // 4]
-    if len(rows) == 0:
-        return pixels
-    side = 40 + 72 * torch.rand(1, device=pixels.device, generator=rng).item()
-    small = functional.interpolate(pixels[rows], (int(side), int(side)), mode="bilinear", antialias=True)
-    large = functional.interpolate(small, pixels.shape[2:], mode="bicubic").clamp(0, 1)
-    return pixels.index_copy(0, rows, large)
-
-
-def _compress(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """JPEG's loss: 8 x 8 cosine transform, coefficients rounded more coarsely the higher their frequency."""
-    batch, channels, height, width = pixels.shape
-    k = torch.arange(8, device=pixels.device, dtype=pixels.dtype)
-    basis = torch.cos((2 * k[None] + 1) * k[:, None] * math.pi / 16) * 0.5
-    basis[0] /= math.sqrt(2)
-    blocks = pixels.reshape(batch, channels, height // 8, 8, width // 8, 8).permute(0, 1, 2, 4, 3, 5)
-    coefficients = basis @ blocks @ basis.T
-    step = (1 + k[:, None] + k[None]) * (0.04 * _uniform(pixels, rng) ** 2 + 1e-4)[..., None, None]
-    rounded = torch.round(coefficients / step) * step
-    use = _chance(pixels, 0.4, rng)[..., None, None]
-    blocks = basis.T @ (use * rounded + (1 - use) * coefficients) @ basis
-    return blocks.permute(0, 1, 2, 4, 3, 5).reshape(batch, channels, height, width)
+def _blur(image: Floats, rng: np.random.Generator) -> Floats:
+    """Defocus, motion, and the loss of a smaller picture."""
+    if rng.random() < 0.5:
+        sigma = 0.3 + 1.3 * rng.random() ** 2
+        sideways, longer = rng.random() < 0.5, 1 + 2 * rng.random() * (rng.random() < 0.15)
+        across, along = sigma * (longer if sideways else 1), sigma * (1 if sideways else longer)
+        image = cv2.GaussianBlur(image, (0, 0), across, sigmaY=along, borderType=cv2.BORDER_REPLICATE)
+    if rng.random() < 0.25:
+        size, small = len(image), int(rng.uniform(40, 112))
+        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    return image

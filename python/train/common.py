@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import platform
 import subprocess
 import time
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from genet_ext.parameters import load_parameter_space
-from python.render.reader import load_dataset
+from python.render.reader import RenderDataset
 
 CONFIGS = Path(__file__).parent / "configs"
 PACE_STEPS = 100  # steps timed to see how many fit a budget
@@ -37,6 +33,9 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and weights")
     parser.add_argument(
         "--config", type=Path, default=CONFIGS / "full.toml", help=f"TOML file; its [{section}] is used"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that make the crops"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
@@ -53,65 +52,11 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     return arguments, config
 
 
-@dataclass
-class Renders:
-    """A folder of renders, held on the training device.
-
-    Attributes:
-        images: uint8 [N, 192, 192, 4], RGB and coverage.
-        theta: float32 [N, P].
-        landmarks: float32 [N, 68, 2], pixels of the 192-px image.
-        dense: float32 [N, K, 2], further surface points.
-        dense_weight: float32 [N, K], 1 where the point is visible, less where it is not.
-        appearance: float32 [N, A].
-        person: int64 [N], whose photographed skin it is, -1 for a mixture.
-    """
-
-    images: Tensor
-    theta: Tensor
-    landmarks: Tensor
-    dense: Tensor
-    dense_weight: Tensor
-    appearance: Tensor
-    person: Tensor
-
-    def __len__(self) -> int:
-        return len(self.theta)
-
-
-def load_renders(folder: Path, device: str, limit: int | None = None) -> Renders:
-    """Read every shard of ``folder`` onto ``device`` (0.15 MB per render)."""
-    raw = load_dataset(folder)
-    size = load_parameter_space().size
-    if raw.theta.shape[1] != size:
-        raise ValueError(f"theta of {folder} has {raw.theta.shape[1]} columns; expected {size}")
-
-    def tensor(values: NDArray[Any], dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.array(values[:limit])).to(device=device, dtype=dtype)
-
-    count = len(raw) if limit is None else min(limit, len(raw))
-    images = torch.empty((count, *raw.image_shards[0].shape[1:]), dtype=torch.uint8, device=device)
-    start = 0
-    for shard in tqdm(raw.image_shards, desc=f"reading {folder.name}", unit="shard", disable=None):
-        part = torch.from_numpy(np.array(shard[: count - start]))
-        images[start : start + len(part)] = part.to(device)
-        start += len(part)
-    return Renders(
-        images=images,
-        theta=tensor(raw.theta, torch.float32),
-        landmarks=tensor(raw.landmarks, torch.float32),
-        dense=tensor(raw.dense, torch.float32),
-        dense_weight=0.2 + 0.8 * tensor(raw.dense_visible, torch.float32),
-        appearance=tensor(raw.appearance, torch.float32),
-        person=tensor(raw.person, torch.int64),
-    )
-
-
 class Trainer:
     """Optimiser, one-cycle schedule, weight average, log and checkpoints of one network.
 
     A run that was killed goes on from its last checkpoint when started again with the same ``out`` folder.
-    The random state is reseeded from (seed, step) at each step, so that a resumed run sees the same batches.
+    Batches depend on (seed, step) alone, so that a resumed run sees the same ones.
     """
 
     def __init__(
@@ -171,10 +116,6 @@ class Trainer:
         self.steps = max(2 * self.step, min(self.steps, fits))
         print(f"{self.steps} steps fit the budget of {self.budget:.0f} s", flush=True)
 
-    def generator(self, device: str) -> torch.Generator:
-        """The random generator of this step."""
-        return torch.Generator(device).manual_seed(self.seed * 1_000_003 + self.step)
-
     def log(self, **values: Tensor) -> None:
         """Print one line and append it to the log."""
         row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1)} | {
@@ -231,7 +172,7 @@ def export(state: dict[str, Tensor], path: Path, half: bool = True) -> None:
     print(f"wrote {path.name}: {path.stat().st_size / 1e6:.2f} MB", flush=True)
 
 
-def describe(renders: Renders, trainer: Trainer, config: dict[str, Any]) -> None:
+def describe(renders: RenderDataset, trainer: Trainer, config: dict[str, Any]) -> None:
     """Print what this run is made of, for the log and the model card."""
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     device = next(trainer.network.parameters()).device

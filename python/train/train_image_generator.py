@@ -1,6 +1,6 @@
 """Train the image generator G: parameters and appearance -> the clean aligned render over grey.
 
-python -m python.train.train_image_generator --data renders/train --out runs/g
+python -m python.train.train_image_generator --data renders/train --out runs/first
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from torch.nn import functional
 from genet_ext.extractors.face_cnn import APPEARANCE
 from genet_ext.generators import ImageGenerator
 from genet_ext.parameters import load_parameter_space
-from python.train import augment
-from python.train.common import Renders, Trainer, describe, export, load_renders, parse_arguments
+from python.train.common import Trainer, describe, export, parse_arguments
+from python.train.crops import CleanRenders, Example, batches, load_renders
 
 SCALES = 4  # levels of the image pyramid that the loss compares
 
 
 def main() -> None:
     arguments, config = parse_arguments(__doc__ or "", "image_generator")
-    renders = load_renders(arguments.data, arguments.device)
+    renders = load_renders(arguments.data)
     net = ImageGenerator(load_parameter_space().size, APPEARANCE)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
     describe(renders, trainer, config)
+    examples = CleanRenders(renders, trainer.steps * config["batch"], arguments.seed)
+    stream = batches(examples, config["batch"], arguments.device, arguments.workers, trainer.step)
     while trainer.step < trainer.steps:
-        loss, error = training_loss(net, renders, config["batch"], trainer.generator(arguments.device))
+        loss, error = training_loss(net, next(stream))
         trainer.update(loss)
         if trainer.step % config["log_every"] == 0:
             trainer.log(loss=loss, mean_abs=error)
@@ -37,21 +39,13 @@ def main() -> None:
     export(net.state_dict(), arguments.out / "image_generator.safetensors")
 
 
-def training_loss(
-    net: ImageGenerator, renders: Renders, batch: int, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """One batch: the multi-scale loss, and the mean absolute pixel error in [0, 1]."""
-    device = renders.theta.device
-    rows = torch.randint(len(renders), (batch,), device=device, generator=rng)
-    rgba, theta, _ = augment.crop(
-        renders.images[rows], renders.theta[rows], renders.landmarks[rows], [(1.0, augment.ALIGNED)], rng
-    )
-    truth = augment.composite_grey(rgba)
-    with torch.autocast(device.type, torch.bfloat16):
-        pixels = net(theta, renders.appearance[rows])
+def training_loss(net: ImageGenerator, batch: Example) -> tuple[Tensor, Tensor]:
+    """The multi-scale loss of one batch, and the mean absolute pixel error in [0, 1]."""
+    truth = batch["pixels"]
+    with torch.autocast(truth.device.type, torch.bfloat16):
+        pixels = net(batch["theta"], batch["appearance"])
     pixels = pixels.float()
-    error = (pixels - truth).abs().mean()
-    return pyramid_loss(pixels, truth), error
+    return pyramid_loss(pixels, truth), (pixels - truth).abs().mean()
 
 
 def pyramid_loss(pixels: Tensor, truth: Tensor) -> Tensor:
