@@ -1,4 +1,4 @@
-"""Renders as training examples: crops with their labels, made by worker processes while the network trains."""
+"""Renders as training examples: crops and their labels, made by workers while the network trains."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def load_renders(folder: Path) -> RenderDataset:
 class Photographs(Dataset[Example]):
     """Photograph-like crops of random renders: example k depends on (seed, k) alone.
 
-    Each example holds ``pixels`` uint8 [3, 128, 128], ``theta`` [P], ``landmarks`` [68, 2] and ``dense`` [K, 2] in
-    crop pixels, ``dense_weight`` [K], ``appearance`` [A].
+    Each example holds ``pixels`` uint8 [3, 128, 128], ``theta`` [P], ``landmarks`` [68, 2] and ``dense``
+    [K, 2] in crop pixels, ``dense_weight`` [K], ``appearance`` [A].
 
     Args:
         renders: where they come from.

@@ -12,23 +12,28 @@ error there gives the prior's precision.
 from __future__ import annotations
 
 import argparse
+import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES
 from genet_ext.generators import FeatureGenerator
 from genet_ext.parameters import EXPRESSION, load_parameter_space
+from python.render.reader import RenderDataset
 from python.train import augment
-from python.train.common import CONFIGS, Renders, Trainer, export, load_renders
+from python.train.common import CONFIGS, Trainer, export
+from python.train.crops import Photographs, batches, load_renders
 
 SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
 JITTERS = [(1.0, augment.SECOND_PASS)]
+OBSERVE_BATCH = 128
 
 
 def main() -> None:
@@ -44,6 +49,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes making crops")
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())["feature_generator"]
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -56,18 +62,13 @@ def main() -> None:
     extractor.load_state_dict({key: value.float() for key, value in weights.items()})
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
-    renders = load_renders(arguments.data, device)
-    seen = [observe(extractor, renders, seed) for seed in range(1, 1 + config["views"])]
-    theta = torch.cat([view[0] for view in seen])
-    features = torch.cat([view[1] for view in seen])
-    net = train(theta, features, config, arguments.out, arguments.seed)
-    del renders, seen
+    views = config["views"]
+    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, arguments.workers)
+    net = train(seen.theta, seen.features, config, arguments.out, arguments.seed)
 
-    held_out = load_renders(arguments.held_out, device)
-    views = [observe(extractor, held_out, 1000 + seed) for seed in range(config["views"])]
-    theta = torch.cat([view[0] for view in views])
-    features = torch.cat([view[1] for view in views])
-    regressed = torch.cat([view[2] for view in views])
+    held_out = load_renders(arguments.held_out)
+    seen = observe(extractor, held_out, views, arguments.seed + 1000, arguments.workers)
+    theta, features, regressed = seen
     with torch.no_grad():
         residual = features - net(theta)
         whitening = inverse_root(residual.T @ residual / len(residual))
@@ -98,20 +99,27 @@ def main() -> None:
     )
 
 
+class Observed(NamedTuple):
+    """What F says of photograph-like views of N renders."""
+
+    theta: Tensor  # [N, P] the truth
+    features: Tensor  # [N, D]
+    regressed: Tensor  # [N, P]
+
+
 @torch.no_grad()
-def observe(extractor: Extractor, renders: Renders, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One photograph-like view of every render: theta [N, P], features [N, D], regressed theta [N, P]."""
-    device = renders.theta.device
-    rng = torch.Generator(device).manual_seed(seed)
-    out: list[tuple[Tensor, Tensor, Tensor]] = []
-    for rows in torch.randperm(len(renders), device=device, generator=rng).split(512):
-        rgba, theta, _ = augment.crop(
-            renders.images[rows], renders.theta[rows], renders.landmarks[rows], JITTERS, rng
-        )
-        said = extractor(augment.photograph(rgba, rng).contiguous(memory_format=torch.channels_last))
-        out.append((theta, said.features, said.parameters))
-    theta, features, regressed = (torch.cat(column) for column in zip(*out, strict=True))
-    return theta, features, regressed
+def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int, workers: int) -> Observed:
+    """Every render ``views`` times, each time with other background, light, blur and alignment error."""
+    device = str(next(extractor.parameters()).device)
+    examples = Photographs(renders, views * len(renders), JITTERS, seed, in_order=True)
+    out: list[Observed] = []
+    progress = tqdm(total=len(examples), desc="features", unit="face", disable=None)
+    for batch in batches(examples, OBSERVE_BATCH, device, workers):
+        said = extractor(batch["pixels"])
+        out.append(Observed(batch["theta"], said.features, said.parameters))
+        progress.update(len(said.features))
+    progress.close()
+    return Observed(*(torch.cat(column) for column in zip(*out, strict=True)))
 
 
 def train(theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, seed: int) -> FeatureGenerator:
@@ -122,7 +130,7 @@ def train(theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, se
     net = FeatureGenerator(theta.shape[1], FEATURES).to(device)
     trainer = Trainer(net, out, "feature_generator", config, seed)
     while trainer.step < trainer.steps:
-        rng = trainer.generator(str(device))
+        rng = torch.Generator(device).manual_seed(seed * 1_000_003 + trainer.step)
         rows = torch.randint(len(theta), (config["batch"],), device=device, generator=rng)
         loss = nn.functional.mse_loss(net((theta[rows] - mean) / spread), (features[rows] - centre) / scale)
         trainer.update(loss)

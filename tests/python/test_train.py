@@ -1,4 +1,4 @@
-"""The training scripts on a tiny made-up data set: they run, resume, export loadable weights, and augment truly."""
+"""The training scripts on a tiny made-up data set: they run, resume, export weights, and augment truly."""
 
 import json
 import subprocess
@@ -13,6 +13,7 @@ from genet_ext.parameters import load_parameter_space
 from python.render.dataset import FORMAT
 from python.train import augment
 from python.train.common import CONFIGS, Trainer, one_cycle
+from python.train.crops import Photographs, batches, load_renders
 
 COUNT = 12
 
@@ -52,7 +53,8 @@ def run(script, *arguments):
 
 
 def test_scripts_train_resume_and_export(renders, tmp_path):
-    common = ["--data", renders, "--out", tmp_path, "--config", CONFIGS / "tiny.toml", "--device", "cpu"]
+    common = ["--data", renders, "--out", tmp_path, "--config", CONFIGS / "tiny.toml"]
+    common += ["--device", "cpu", "--workers", "0"]
     run("train_extractor", *common)
     assert "resumed from step 4 of 4" in run("train_extractor", *common)
     run("train_image_generator", *common)
@@ -74,7 +76,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
         net = torch.nn.Linear(3, 5, bias=False)
         trainer = Trainer(net, folder, "net", config, seed=7)
         while trainer.step < stop:
-            x = torch.randn(16, 3, generator=trainer.generator("cpu"))
+            x = torch.randn(16, 3, generator=torch.Generator().manual_seed(trainer.step))
             trainer.update((net(x) - x @ truth.T).square().mean())
         trainer.save()
         return net.weight.detach(), trainer.average["weight"]
@@ -94,60 +96,60 @@ def test_learning_rate_rises_and_falls():
     assert one_cycle(1.0, 0.1) == pytest.approx(0.0)
 
 
-def dot_image(x, y):
-    """A render [1, 192, 192, 4] with a white dot at (x, y)."""
-    image = torch.zeros(1, 192, 192, 4, dtype=torch.uint8)
-    image[..., 3] = 255
-    image[0, y - 1 : y + 2, x - 1 : x + 2, :3] = 255
-    return image
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_points_follow_the_crop(seed):
-    x, y = 100, 80
-    rng = torch.Generator().manual_seed(seed)
-    rgba, _, points = augment.crop(
-        dot_image(x, y),
-        torch.zeros(1, 96),
-        torch.tensor([[[float(x), float(y)]]]),
-        [(1.0, augment.LOOSE_BOX)],
-        rng,
-    )
-    bright = rgba[0, 0]
-    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    centroid = torch.stack([(bright * columns).sum(), (bright * rows).sum()]) / bright.sum()
-    torch.testing.assert_close(points[0, 0], centroid, atol=0.3, rtol=0)
+def test_points_follow_the_crop():
+    image = np.zeros((192, 192, 4), np.uint8)
+    image[79:82, 99:102] = 255  # a dot around (100, 80)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        frame = augment.crop_frame(augment.LOOSE_BOX, rng)
+        bright = frame.cut(image)[..., 0].astype(float)
+        rows, columns = np.mgrid[:128, :128]
+        centroid = np.array([(bright * columns).sum(), (bright * rows).sum()]) / bright.sum()
+        np.testing.assert_allclose(frame.points(np.array([100.0, 80.0])), centroid, atol=0.15)
 
 
 def test_roll_label_follows_the_rotation():
     """Positive roll tilts the crown to the image's left: an upright axis must lean left by the label."""
-    rng = torch.Generator().manual_seed(1)
-    crown_and_chin = torch.tensor([[[96.0, 60.0], [96.0, 130.0]]]).repeat(16, 1, 1)
-    _, theta, points = augment.crop(
-        torch.zeros(16, 192, 192, 4, dtype=torch.uint8),
-        torch.zeros(16, 96),
-        crown_and_chin,
-        [(1.0, augment.LOOSE_BOX)],
-        rng,
-    )
-    up = points[:, 0] - points[:, 1]
-    lean = torch.atan2(-up[:, 0], -up[:, 1])
-    assert float(lean.abs().max()) > 0.1
-    torch.testing.assert_close(theta[:, augment.ROLL], lean, atol=1e-5, rtol=0)
+    rng = np.random.default_rng(1)
+    leans = []
+    for _ in range(16):
+        frame = augment.crop_frame(augment.LOOSE_BOX, rng)
+        crown, chin = frame.points(np.array([[96.0, 60.0], [96.0, 130.0]]))
+        up = crown - chin
+        leans.append(np.arctan2(-up[0], -up[1]))
+        assert frame.theta(np.zeros(96))[augment.ROLL] == pytest.approx(leans[-1], abs=1e-6)
+    assert np.abs(leans).max() > 0.1
 
 
-def test_photographs_depend_on_the_seed_alone_and_stay_in_range():
-    rgba = torch.rand(8, 4, 128, 128, generator=torch.Generator().manual_seed(0))
-    first = augment.photograph(rgba, torch.Generator().manual_seed(5))
-    again = augment.photograph(rgba, torch.Generator().manual_seed(5))
-    assert torch.equal(first, again)
-    assert first.shape == (8, 3, 128, 128)
-    assert 0 <= float(first.min()) <= float(first.max()) <= 1
-    assert not torch.equal(first, augment.photograph(rgba, torch.Generator().manual_seed(6)))
+def test_the_aligned_crop_is_the_middle_of_the_render():
+    image = np.random.default_rng(0).integers(0, 255, (192, 192, 4), np.uint8)
+    frame = augment.crop_frame(augment.ALIGNED, np.random.default_rng(0))
+    np.testing.assert_array_equal(frame.cut(image), image[32:160, 32:160])
 
 
-def test_compression_without_loss_at_zero_strength_is_identity(monkeypatch):
-    pixels = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(augment, "_chance", lambda x, p, rng: torch.zeros(len(x), 1, 1, 1))
-    out = augment._compress(pixels, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(out, pixels, atol=1e-5, rtol=0)
+def test_photographs_depend_on_the_seed_alone():
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 255, (128, 128, 4), np.uint8)
+    other = rng.integers(0, 255, (192, 192, 4), np.uint8)
+    pictures = [augment.photograph(rgba, other, np.random.default_rng(seed)) for seed in (5, 5, 6)]
+    assert pictures[0].shape == (128, 128, 3)
+    assert pictures[0].dtype == np.uint8
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+
+
+def test_composite_is_exact_at_full_and_no_coverage():
+    rgba = np.random.default_rng(0).integers(0, 255, (4, 4, 4), np.uint8)
+    rgba[:2, :, 3], rgba[2:, :, 3] = 255, 0
+    out = augment.composite(rgba, 128)
+    np.testing.assert_array_equal(out[:2], rgba[:2, :, :3])
+    assert (out[2:] == 128).all()
+
+
+def test_batches_start_where_a_resumed_run_needs_them(renders):
+    examples = Photographs(load_renders(renders), 12, [(1.0, augment.SECOND_PASS)], seed=3)
+    whole = list(batches(examples, 4, "cpu", workers=0))
+    rest = list(batches(examples, 4, "cpu", workers=0, first=1))
+    assert len(whole) == 3
+    assert torch.equal(whole[1]["pixels"], rest[0]["pixels"])
+    assert torch.equal(whole[2]["theta"], rest[1]["theta"])
