@@ -183,10 +183,18 @@ class VideoDecoder:
         get = self._capture.get
         self.metadata = SimpleNamespace(
             average_fps=get(cv2.CAP_PROP_FPS),
-            num_frames=int(get(cv2.CAP_PROP_FRAME_COUNT)),
+            num_frames=self._count_frames(),
             height=int(get(cv2.CAP_PROP_FRAME_HEIGHT)),
             width=int(get(cv2.CAP_PROP_FRAME_WIDTH)),
         )
+
+    def _count_frames(self) -> int:
+        """How many frames can be decoded; files promise more."""
+        count = 0
+        while self._capture.grab():
+            count += 1
+        self._next = count
+        return count
 
     def __getitem__(self, index: int) -> torch.Tensor:
         import cv2
