@@ -28,7 +28,7 @@ class ActionUnitTable:
     expressible: npt.NDArray[np.bool_]
 
     def values(self, theta: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """AU values in [0, 1] of parameters [B, P]: float64 [B, A]; NaN where theta is NaN or the AU unknown."""
+        """AU values in [0, 1] of parameters [B, P]: float64 [B, A]; NaN if theta is, or the AU unknown."""
         total = np.zeros((len(theta), len(self.names)))
         # Column by column, not as a matrix product: the sums then do not depend on the batch.
         for au, parameter in zip(*np.nonzero(self.weights), strict=True):

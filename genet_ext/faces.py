@@ -354,6 +354,8 @@ def iter_given(
     if values is None:
         return repeat(None)
     array = _as_array(values)
+    if array is not None and array.size and array.shape[-len(item_shape) :] != item_shape:
+        raise ValueError(f"{argument}: expected {_given_shapes(item_shape)}; got shape {list(array.shape)}")
     if array is not None and (array.shape == item_shape or (images == 1 and array.shape[1:] == item_shape)):
         values = [array]
     elif array is not None:

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import torch
 from scipy.stats import truncnorm
 from torch import Tensor
-from torch.func import jacfwd, vmap
 
 from genet_ext.action_units import ActionUnitTable
 from genet_ext.batching import in_chunks
+from genet_ext.generators import FeatureGenerator, algebraic_silu
 from genet_ext.models import Models
 from genet_ext.reference import DistanceKind, add_prior_gradient, feature_distance
 
@@ -75,7 +75,7 @@ def _expand(
     """Gauss-Newton curvature [B, P, P] and slope [B, P] of the objective at theta, float64."""
     prior, generator = models.prior, models.feature_generator
     prediction = generator(theta)
-    jacobian = vmap(jacfwd(lambda row: generator(row[None])[0]))(theta).double()  # [B, D, P]
+    jacobian = feature_jacobian(generator, theta).double()
     _, by_feature = feature_distance(prediction, features, prior.feature_weight, kind, delta)
     slope = torch.einsum("bdp,bd->bp", jacobian, by_feature.double())
     slope = add_prior_gradient(
@@ -84,6 +84,20 @@ def _expand(
     bend = _bend(prediction, features, prior.feature_weight, kind, delta).double()
     curvature = torch.einsum("bdp,bd,bdq->bpq", jacobian, bend, jacobian) + prior.precision.double()
     return curvature, slope
+
+
+def feature_jacobian(generator: FeatureGenerator, theta: Tensor) -> Tensor:
+    """Derivative of H's features by the parameters, at theta [B, P]: [B, D, P]."""
+    w1, b1, w2, b2, w3, _ = generator.mlp_weights()
+    before1 = theta @ w1.T + b1
+    before2 = algebraic_silu(before1) @ w2.T + b2
+    by_hidden = (w3 * _silu_slope(before2)[:, None, :]) @ w2
+    return (by_hidden * _silu_slope(before1)[:, None, :]) @ w1
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = 1 / torch.sqrt(1 + x * x)
+    return 0.5 * (1 + x * s * (1 + s * s))
 
 
 def _bend(prediction: Tensor, features: Tensor, weight: Tensor, kind: DistanceKind, delta: float) -> Tensor:

@@ -1,0 +1,374 @@
+"""The whole path on real pixels with untrained networks: what comes in, what comes out, who influences whom."""
+
+import gc
+import itertools
+import os
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut
+from tiny_models import tiny_models
+
+import genet_ext.fitting as fitting
+from genet_ext import Status, fit, fit_stream
+from genet_ext.models import random_models
+from genet_ext.result import FitResult
+
+BOX = [173.0, 66.0, 275.0, 168.0]
+FIELDS = ("theta", "regressed", "features", "loss", "distance", "sd", "landmarks", "iterations", "similarity")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return tiny_models(3)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return astronaut()
+
+
+@pytest.fixture
+def quick(models):
+    """Few iterations, small networks."""
+    return {"models": models, "iterations": 20, "progress": False}
+
+
+def photos_unlike(photo, number, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        np.roll(photo, rng.integers(-20, 20, 2), (0, 1)) ^ rng.integers(0, 40, 3, np.uint8)
+        for _ in range(number)
+    ]
+
+
+def assert_same_bits(one: FitResult, other: FitResult):
+    for name in FIELDS:
+        assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True), name
+    assert one.status == other.status
+
+
+# --- inputs ---------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_input_gives_the_same_numbers(photo, quick, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    tensor = torch.from_numpy(photo).permute(2, 0, 1)
+    reference = fit(photo, boxes=BOX, **quick)
+    assert reference.fitted.all()
+    for imgs in (
+        tmp_path / "photo.png",
+        Image.fromarray(photo),
+        tensor[None],
+        tensor[None].float() / 255,
+        [str(tmp_path / "photo.png")],
+    ):
+        assert_same_bits(fit(imgs, boxes=BOX, **quick), reference)
+    for imgs in (iter([photo]), [photo]):
+        assert_same_bits(fit(imgs, boxes=[BOX], **quick), reference)
+
+
+def test_without_boxes_faces_are_found(photo, quick):
+    result = fit(photo, **quick)
+    assert len(result) == 1
+    assert result.fitted.all()
+    assert result.face_score[0] >= 0.5
+    assert np.abs(result.box[0] - BOX).max() < 12
+
+
+def test_several_faces_of_an_image_stay_in_order(photo, quick):
+    boxes = [np.array([BOX, [160, 50, 280, 180]]), np.empty((0, 4)), [BOX]]
+    result = fit([photo] * 3, boxes=boxes, **quick, batch_size=1)
+    assert result.image.tolist() == [0, 0, 1, 2]
+    assert result.face.tolist() == [0, 1, 0, 0]
+    assert [s.fitted for s in result.status] == [True, True, False, True]
+
+
+def test_landmarks_take_the_place_of_boxes(photo, quick):
+    points = np.random.default_rng(0).uniform(-20, 20, (68, 2)) + [224, 120]
+    result = fit(photo, landmarks=points, **quick)
+    assert result.fitted.all()
+    assert np.allclose(result.box[0], [*points.min(0), *points.max(0)])
+
+
+# --- nobody influences anybody --------------------------------------------------------------------
+
+
+def test_alone_and_among_many_bit_for_bit(photo, quick):
+    """With networks of the shipped size: small ones could take other code paths."""
+    quick = {**quick, "models": random_models(3)}
+    crowd = [photo, *photos_unlike(photo, 10)]
+    alone = fit(photo, boxes=BOX, **quick)
+    together = fit(crowd, boxes=[BOX] * 11, **quick)
+    assert_same_bits(together[0], alone)
+    assert not np.array_equal(together.theta[0], together.theta[1])
+    for batch_size in (1, 5):
+        assert_same_bits(fit(crowd, boxes=[BOX] * 11, **quick, batch_size=batch_size), together)
+
+
+def test_permuting_the_images_permutes_the_rows(photo, quick):
+    crowd = photos_unlike(photo, 7)
+    order = np.random.default_rng(1).permutation(7)
+    result = fit(crowd, boxes=[BOX] * 7, **quick)
+    permuted = fit([crowd[i] for i in order], boxes=[BOX] * 7, **quick)
+    assert_same_bits(permuted, result[order])
+
+
+def test_a_face_without_numbers_harms_no_neighbour(photo, quick):
+    images = [photo, np.zeros((90, 80, 3), np.uint8), photo]
+    with pytest.warns(UserWarning, match="1 of 3"):
+        result = fit(images, boxes=[BOX, [np.nan] * 4, BOX], **quick)
+    assert_same_bits(result[0], result[2])
+    assert_same_bits(result[0], fit(photo, boxes=BOX, **quick))
+
+
+def test_second_run_is_identical(photo, quick):
+    assert_same_bits(fit(photo, **quick), fit(photo, **quick))
+
+
+def test_image_objective_is_independent_of_the_batch_too(photo, quick):
+    quick = {**quick, "iterations": 2, "objective": "image", "models": random_models(3)}
+    crowd = [*photos_unlike(photo, 2), photo]
+    together = fit(crowd, boxes=[BOX] * 3, **quick)
+    assert_same_bits(together[2], fit(photo, boxes=BOX, **quick))
+    assert (together.iterations == 2).all()
+
+
+# --- what cannot be fitted ------------------------------------------------------------------------
+
+
+def test_bad_images_become_rows_and_a_warning(photo, quick, tmp_path):
+    (tmp_path / "text.jpg").write_text("no photograph")
+    one_pixel = np.zeros((1, 1, 3), np.uint8)
+    with pytest.warns(UserWarning, match="3 of 4 faces were not fitted") as caught:
+        result = fit([tmp_path / "text.jpg", tmp_path / "missing.jpg", one_pixel, photo], **quick)
+    assert "missing.jpg: no such file" in str(caught[0].message)
+    assert result.status[:3] == [Status.UNREADABLE, Status.UNREADABLE, Status.NO_FACE]
+    assert result.status[3].fitted
+    assert result.aus[:3].isna().all(axis=None)
+    assert result.pose[:3].isna().all(axis=None)
+    assert result.aus_sd[:3].isna().all(axis=None)
+    assert np.isnan(result.landmarks[:3]).all()
+    assert np.isnan(result.loss[:3]).all()
+
+
+def test_no_warning_when_all_is_well(photo, quick):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(photo, **quick)
+
+
+def test_not_finite_features_fail_that_face_only(photo, models, quick):
+    """An extractor that gives NaN for one face."""
+    nan_models = tiny_models(3)
+    features = nan_models.extractor.features
+
+    def poisoned(pixels):
+        out = features(pixels)
+        return torch.where((pixels.mean((1, 2, 3)) > 0.999)[:, None], torch.nan, out)
+
+    nan_models.extractor.features = poisoned
+    white = np.full_like(photo, 255)
+    with pytest.warns(UserWarning, match="loss or gradient not finite"):
+        result = fit([photo, white], boxes=[BOX, BOX], **{**quick, "models": nan_models})
+    assert result.status == [result.status[0], Status.FAILED]
+    assert_same_bits(result[0], fit(photo, boxes=BOX, **quick))
+    assert np.isnan(result.theta[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"objective": "pixels"}, ValueError, "objective: expected one of 'feature', 'image'; got 'pixels'"),
+        ({"init": "zero"}, ValueError, "init: expected one of 'regressor', 'mean'; got 'zero'"),
+        ({"iterations": -1}, ValueError, "iterations: expected an integer of at least 0, got -1"),
+        ({"iterations": 2.5}, ValueError, "iterations: expected an integer"),
+        ({"lr": 0}, ValueError, "lr: expected a number above 0, got 0"),
+        ({"lr_decay": 1.5}, ValueError, "lr_decay: expected a number above 0 and at most 1, got 1.5"),
+        ({"tol": -1}, ValueError, "tol: expected a number of at least 0"),
+        ({"betas": (0.9, 1.0)}, ValueError, r"betas: expected two numbers in \[0, 1\)"),
+        ({"kind": "l3"}, ValueError, "kind: expected one of .*'huber'.*; got 'l3'"),
+        ({"backend": "numpy"}, ValueError, "backend: expected one of 'native', 'reference'"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected an integer of at least 1, or None; got 0"),
+        ({"keep_crops": -1}, ValueError, "keep_crops: expected an integer of at least 0"),
+        ({"identity": "fixed"}, ValueError, "identity: expected 'free' or 'shared', got 'fixed'"),
+        ({"iteration": 3}, TypeError, "unknown argument 'iteration'; search settings are .*iterations"),
+        ({"subject": ["a", "b"]}, ValueError, r"subject: expected one label per image \(1\), got 2"),
+        ({"subject": "a"}, ValueError, r"subject: expected one label per image \(1\), got 'a'"),
+        ({"boxes": np.zeros((2, 3))}, ValueError, r"boxes: expected \[N, 4\]"),
+        (
+            {"boxes": [[BOX, BOX]], "landmarks": np.zeros((1, 68, 2))},
+            ValueError,
+            r"landmarks: expected as many",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(photo, quick, options, error, message):
+    with pytest.raises(error, match=message):
+        fit(photo, **{**quick, **options})
+
+
+@pytest.mark.parametrize("device", ["cdua", "mps", 3.5])
+def test_wrong_device_is_named(photo, device):
+    with pytest.raises((ValueError, TypeError), match="device: expected 'auto', 'cpu' or 'cuda'"):
+        fit(photo, device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_cuda_is_said(photo):
+    with pytest.raises(ValueError, match="'cuda' was asked for, but torch .* sees no CUDA device"):
+        fit(photo, device="cuda")
+
+
+def test_empty_iterator(quick):
+    with pytest.raises(ValueError, match="imgs: expected at least one image, got an empty iterator"):
+        fit(iter([]), **quick)
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+def test_stream_gives_the_same_rows_as_fit(photo, quick):
+    crowd = photos_unlike(photo, 5)
+    parts = list(fit_stream(iter(crowd), boxes=iter([BOX] * 5), batch_size=2, **quick))
+    assert [len(part) for part in parts] == [2, 2, 1]
+    whole = fit(crowd, boxes=[BOX] * 5, **quick)
+    for part, rows in zip(parts, (slice(0, 2), slice(2, 4), slice(4, 5)), strict=True):
+        assert_same_bits(part, whole[rows])
+
+
+def test_stream_reads_only_a_little_ahead(photo, quick):
+    given = itertools.count()
+    stream = fit_stream((photo for _ in given), boxes=itertools.repeat(BOX), batch_size=1, **quick)
+    next(stream)
+    stream.close()
+    assert next(given) < 30
+
+
+def test_boxes_that_run_out_are_an_error(photo, quick):
+    with pytest.raises(ValueError, match="boxes: expected one entry per image, got only 2"):
+        fit((photo for _ in range(3)), boxes=iter([BOX, BOX]), **quick)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_was_fitted_survives_an_interruption(photo, quick, error):
+    def images():
+        yield from photos_unlike(photo, 6)
+        while True:
+            yield photo
+            if stop:
+                raise error("stop")
+
+    stop = True
+    with pytest.raises(error) as caught:
+        fit(images(), boxes=itertools.repeat(BOX), batch_size=2, **quick)
+    partial = caught.value.partial_result
+    assert isinstance(partial, FitResult)
+    assert "partial_result" in caught.value.__notes__[0]
+    assert_same_bits(
+        partial, fit(photos_unlike(photo, 6)[: len(partial)], boxes=[BOX] * len(partial), **quick)
+    )
+
+
+def test_memory_of_a_stream_stays_flat(photo, quick):
+    """60 photographs of 12 MB: no more memory in the second half than in the first."""
+    large = np.asarray(Image.fromarray(photo).resize((2048, 2048)))
+    images = (large.copy() for _ in range(60))
+    sizes = []
+    box = np.array(BOX) * 4
+    for _ in fit_stream(images, boxes=itertools.repeat(box), batch_size=3, keep_crops=0, **quick):
+        gc.collect()
+        sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    assert max(sizes[10:]) - max(sizes[:10]) < 4 * large.nbytes
+
+
+# --- several photographs of one person ------------------------------------------------------------
+
+
+def test_shared_identity_is_one_per_subject(photo, quick):
+    crowd = photos_unlike(photo, 4)
+    labels = ["a", "b", "a", "b"]
+    free = fit(crowd, boxes=[BOX] * 4, **quick)
+    shared = fit(crowd, boxes=[BOX] * 4, identity="shared", subject=labels, **quick)
+    identity = shared.identity.to_numpy()
+    assert np.array_equal(identity[0], identity[2])
+    assert np.array_equal(identity[1], identity[3])
+    assert not np.array_equal(identity[0], identity[1])
+    assert np.allclose(identity[0], free.identity.to_numpy()[[0, 2]].mean(0), atol=1e-6)
+    assert shared.image.tolist() == [0, 1, 2, 3]
+    alone = fit(crowd[::2], boxes=[BOX] * 2, identity="shared", **quick)
+    assert_same_bits(shared[::2], alone)
+
+
+def test_shared_identity_leaves_rows_without_a_face_alone(photo, quick):
+    with pytest.warns(UserWarning, match="1 of 3"):
+        result = fit([photo] * 3, boxes=[BOX, [np.nan] * 4, BOX], identity="shared", **quick)
+    assert result.status[1] is Status.NO_FACE
+    assert result.fitted.tolist() == [True, False, True]
+
+
+def test_neutral_is_subtracted(photo, models):
+    models = replace(models, prior=replace(models.prior, precision=models.prior.precision * 0.01))
+    options = {"models": models, "init": "mean", "iterations": 30, "lr": 0.1, "progress": False}
+    crowd = photos_unlike(photo, 3)
+    plain = fit(crowd, boxes=[BOX] * 3, **options).aus.to_numpy()
+    rest = fit(photo, **options).aus.to_numpy()
+    assert rest[~np.isnan(rest)].max() > 0.02
+    corrected = fit(crowd, boxes=[BOX] * 3, neutral=photo, **options).aus.to_numpy()
+    assert np.allclose(corrected, np.clip(plain - rest, 0, 1), equal_nan=True)
+    by_subject = fit(
+        crowd, boxes=[BOX] * 3, subject=["a", "b", "a"], neutral={"a": photo, "b": photo}, **options
+    )
+    assert np.allclose(by_subject.aus.to_numpy(), corrected, equal_nan=True)
+
+
+def test_neutral_without_a_face_is_an_error(photo, quick):
+    with pytest.raises(ValueError, match="neutral: expected a photograph with a face; no face found"):
+        fit(photo, boxes=BOX, neutral=np.zeros((50, 50, 3), np.uint8), **quick)
+    with pytest.raises(
+        ValueError, match="neutral: expected a photograph for every subject, got none for 'b'"
+    ):
+        fit(photo, boxes=BOX, subject=["b"], neutral={"a": photo}, **quick)
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_search_lowers_the_loss_from_either_start(photo, models):
+    options = {"models": models, "boxes": BOX, "progress": False}
+    for init in ("regressor", "mean"):
+        losses = [fit(photo, init=init, iterations=n, **options).loss[0] for n in (0, 5, 100)]
+        assert losses[0] > losses[1] > losses[2]
+
+
+def test_no_iterations_gives_the_regressor(photo, models):
+    result = fit(photo, boxes=BOX, models=models, iterations=0, progress=False)
+    assert np.array_equal(result.theta, result.regressed)
+    assert result.iterations[0] == 0
+    assert result.status == [Status.MAX_ITERATIONS]
+
+
+def test_uncertainty_can_be_left_out(photo, quick):
+    assert fit(photo, boxes=BOX, uncertainty=False, **quick).aus_sd.isna().all(axis=None)
+    sd = fit(photo, boxes=BOX, **quick).aus_sd
+    assert (sd.drop(columns="AU11") > 0).all(axis=None)
+
+
+def test_backends_agree(photo, models):
+    options = {"models": models, "boxes": BOX, "iterations": 50, "progress": False}
+    native = fit(photo, **options)
+    reference = fit(photo, backend="reference", **options)
+    pd.testing.assert_frame_equal(native.aus, reference.aus, atol=1e-4, rtol=0)
+
+
+def test_models_are_loaded_once_per_call(photo, models, monkeypatch):
+    calls = []
+    monkeypatch.setattr(fitting, "load_models", lambda device: calls.append(device) or models)
+    fit([photo, photo], boxes=[BOX, BOX], iterations=1, progress=False, device="cpu")
+    assert calls == [torch.device("cpu")]
