@@ -1,4 +1,4 @@
-"""The whole path on real pixels with untrained networks: what comes in, what comes out, who influences whom."""
+"""The whole path with untrained networks: what comes in, what comes out, who influences whom."""
 
 import gc
 import itertools
@@ -91,7 +91,7 @@ def test_several_faces_of_an_image_stay_in_order(photo, quick):
 
 
 def test_landmarks_take_the_place_of_boxes(photo, quick):
-    points = np.random.default_rng(0).uniform(-20, 20, (68, 2)) + [224, 120]
+    points = np.random.default_rng(0).uniform([204, 100], [244, 140], (68, 2))
     result = fit(photo, landmarks=points, **quick)
     assert result.fitted.all()
     assert np.allclose(result.box[0], [*points.min(0), *points.max(0)])
@@ -222,7 +222,7 @@ def test_wrong_device_is_named(photo, device):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_absent_cuda_is_said(photo):
-    with pytest.raises(ValueError, match="'cuda' was asked for, but torch .* sees no CUDA device"):
+    with pytest.raises(ValueError, match=r"'cuda' was asked for, but torch .* sees no CUDA device"):
         fit(photo, device="cuda")
 
 
@@ -277,15 +277,15 @@ def test_what_was_fitted_survives_an_interruption(photo, quick, error):
 
 
 def test_memory_of_a_stream_stays_flat(photo, quick):
-    """60 photographs of 12 MB: no more memory in the second half than in the first."""
-    large = np.asarray(Image.fromarray(photo).resize((2048, 2048)))
-    images = (large.copy() for _ in range(60))
+    """36 photographs of 3 MB: no more memory in the second half than in the first."""
+    large = np.asarray(Image.fromarray(photo).resize((1024, 1024)))
+    images = (large.copy() for _ in range(36))
     sizes = []
-    box = np.array(BOX) * 4
+    box = np.array(BOX) * 2
     for _ in fit_stream(images, boxes=itertools.repeat(box), batch_size=3, keep_crops=0, **quick):
         gc.collect()
         sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
-    assert max(sizes[10:]) - max(sizes[:10]) < 4 * large.nbytes
+    assert max(sizes[6:]) - max(sizes[:6]) < 6 * large.nbytes
 
 
 # --- several photographs of one person ------------------------------------------------------------

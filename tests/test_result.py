@@ -9,7 +9,7 @@ from tiny_models import tiny_models
 
 from genet_ext import Status, fit
 
-PY_FEAT_AUS = [
+PY_FEAT_AUS = [f"{n:02}" for n in (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)]
     "01",
     "02",
     "04",
