@@ -5,10 +5,10 @@
 
 `face-model` rebuilds ict_facekit.npz in full from a checkout of https://github.com/ICT-VGL/ICT-FaceKit (MIT).
 
-`textures` packs face textures that are already in ICT-FaceKit's layout (tile 0 of its UV map). It does NOT make
-textures out of photographs: those in use were made from the Face Research Lab London Set (CC BY 4.0) by finding
-landmarks, fitting ICT-FaceKit, projecting, mirroring and inpainting, and that fitting is not part of this
-repository. Any textures of that layout do, also painted or scanned ones.
+`textures` packs face textures that are already in ICT-FaceKit's layout (tile 0 of its UV map). It does NOT
+make textures out of photographs: those in use were made from the Face Research Lab London Set (CC BY 4.0) by
+finding landmarks, fitting ICT-FaceKit, projecting, mirroring and inpainting, and that fitting is not part of
+this repository. Any textures of that layout do, also painted or scanned ones.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def read_obj(path: Path) -> Obj:
                 corners = [c.split("/") for c in rest.split()]
                 if len(corners) < 3 or any(len(c) < 2 or not c[1] for c in corners):
                     raise ValueError(
-                        f"{path}:{number}: expected at least three corners 'v/vt', got {rest.strip()!r}"
+                        f"{path}:{number}: expected three or more corners v/vt, got {rest.strip()!r}"
                     )
                 out.polygons.append([int(c[0]) - 1 for c in corners])
                 out.polygons_uv.append([int(c[1]) - 1 for c in corners])
@@ -121,7 +121,7 @@ def _pad(polygons: list[list[int]]) -> NDArray[np.int32]:
 def build_face_model(
     checkout: Path, parts: dict[str, int] = PARTS, n_identity: int = N_IDENTITY
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of ict_facekit.npz. Raises FileNotFoundError or ValueError for a checkout of another shape."""
+    """The arrays of ict_facekit.npz. Raises FileNotFoundError or ValueError for another checkout."""
     folder = checkout / "FaceXModel"
     neutral_path, indices_path = folder / "generic_neutral_mesh.obj", folder / "vertex_indices.json"
     for path in (neutral_path, indices_path):
@@ -190,7 +190,7 @@ def build_face_model(
 
 
 def pack_textures(folder: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of frll_albedo_train.npz that the renderer reads, from FOLDER/NAME.png and FOLDER/NAME_mask.png.
+    """What the renderer reads of frll_albedo_train.npz, from FOLDER/NAME.png and FOLDER/NAME_mask.png.
 
     Textures are 256 x 256 sRGB, row 0 at v = 1; masks are 255 where the texture was seen, lower where it was
     guessed, and all 255 where there is none. LICENSE.txt in the folder is kept in the file, and must exist.

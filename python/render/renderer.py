@@ -35,6 +35,8 @@ APPEARANCE = (
     "tint_b",
 )
 _PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
+# How far the eyes turn at weight 1 of an eyeLook shape, rad.
+_GAZE = {"Out": 0.55, "In": 0.55, "Up": 0.42, "Down": 0.5}
 _SHADOW_SIZE = 96
 _SHADOW_CM = 26.0
 _LIPS_APART_CM = 0.03
@@ -65,6 +67,7 @@ class Renderer:
         self.hair: HairModel = build_hair_model(self.face)
         self._curve = shading.srgb_curve()
         self._shape_matrix = self._expression_shapes()
+        self._eyeballs = [np.flatnonzero(self.face.eyeball_part == side) for side in (0, 1)]
         # How far each shape opens the lips in the middle, in int16 steps.
         deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
         upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
@@ -174,6 +177,7 @@ class Renderer:
         middle = min(-(-3 * face.first_mouth_vertex // BLOCK) * BLOCK, 3 * v)
         step = np.float32(face.step)
         geometry.blend(flat, neutral, face.deltas, weights, face.active, step, 0, middle, BLOCK)
+        self._turn_eyeballs(weights)
         landmarks = self._points[face.landmarks]
         gap = np.linalg.norm(landmarks[[61, 62, 63]] - landmarks[[67, 66, 65]], axis=1).max()
         mouth_open = bool(gap > _LIPS_APART_CM)
@@ -189,6 +193,21 @@ class Renderer:
         body_to_head = geometry.rotation(pitch, yaw, 0.0).T @ body
         self._points[self._clothes_at :] = place_clothes(sample.clothes, landmarks[8], body_to_head)
         return mouth_open
+
+    def _turn_eyeballs(self, weights: F32) -> None:
+        """The model's eyeLook shapes move the lids only: turn the eyeballs in their sockets to match."""
+        for side, letter, out in ((0, "L", 1.0), (1, "R", -1.0)):
+            look = {
+                d: float(weights[N_IDENTITY + self.face.shapes.index(f"eyeLook{d}_{letter}")]) for d in _GAZE
+            }
+            # Positive azimuth looks to the subject's left, positive elevation up.
+            azimuth = out * (look["Out"] * _GAZE["Out"] - look["In"] * _GAZE["In"])
+            elevation = look["Up"] * _GAZE["Up"] - look["Down"] * _GAZE["Down"]
+            ball = self._eyeballs[side]
+            points = self._points[ball]
+            centre = (points.min(0) + points.max(0)) / 2
+            turn = geometry.rotation(elevation, -azimuth, 0.0)
+            self._points[ball] = (points - centre) @ turn.T + centre
 
     def _project(self, theta: F32, distance: float) -> tuple[NDArray[np.float64], float]:
         """Fill camera positions and perspective plane; the similarity [2, 3] from it to the canvas; roll."""

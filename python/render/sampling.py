@@ -302,6 +302,10 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
     jaw = clipped(0.01, 0.012, 0.0, 0.035)
     weights["jawOpen"] = jaw
     weights["mouthClose"] = jaw
+    # Nobody looks exactly into the lens.
+    for side in "LR":
+        for shape, sd in (("eyeLookOut", 0.04), ("eyeLookUp", 0.03)):
+            weights[f"{shape}_{side}"] = clipped(0.0, sd, -0.1, 0.1)
     # The cut of the eye: lids that sit low or high at rest.
     if rng.random() < 0.6:
         add("eyeBlink", clipped(0.06, 0.1, -0.08, 0.28), 0.08)

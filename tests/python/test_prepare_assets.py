@@ -29,9 +29,9 @@ def checkout(tmp_path: Path) -> Path:
     folder.mkdir()
     _write(folder / "generic_neutral_mesh.obj", NEUTRAL)
     for i in range(2):
-        _write(folder / f"identity{i:03d}.obj", NEUTRAL + [0.1 * (i + 1), 0, 0])
+        _write(folder / f"identity{i:03d}.obj", NEUTRAL + np.array([0.1 * (i + 1), 0, 0]))
     for name in ("jawOpen", "cheekRaiser_L"):
-        _write(folder / f"{name}.obj", NEUTRAL + [0, -0.5, 0])
+        _write(folder / f"{name}.obj", NEUTRAL + np.array([0, -0.5, 0]))
     indices = {"expressions": ["jawOpen"], "idx_to_landmark_verts": [0] * 68}
     (folder / "vertex_indices.json").write_text(json.dumps(indices))
     return tmp_path

@@ -126,6 +126,23 @@ def test_eyes_show_white_iris_and_pupil(renderer: Renderer, plain: Sample) -> No
     assert around.max() > 2 * around.min()
 
 
+@pytest.mark.parametrize(("look", "axis", "sign"), [("AU61", 0, 1), ("AU62", 0, -1), ("AU63", 1, -1)])
+def test_gaze_moves_the_iris(renderer: Renderer, plain: Sample, look: str, axis: int, sign: int) -> None:
+    def dark_centre() -> np.ndarray:
+        r = renderer.render(plain)
+        centre = np.round(r.landmarks[36:42].mean(0)).astype(int)
+        eye = 255 - _colours(r.image)[centre[1] - 5 : centre[1] + 6, centre[0] - 7 : centre[0] + 8].mean(-1)
+        weight = np.clip(eye - np.percentile(eye, 80), 0, None)
+        grid = np.stack(np.meshgrid(np.arange(15), np.arange(11)), -1)
+        return (grid * weight[..., None]).sum((0, 1)) / weight.sum()
+
+    plain.eyes = replace(plain.eyes, iris=(0.02, 0.01, 0.005), sclera=0.8)
+    plain.skin = replace(plain.skin, darkness=0.1)
+    straight = dark_centre()
+    plain.theta[renderer.table.index(look)] = 0.8
+    assert sign * (dark_centre() - straight)[axis] > 0.7
+
+
 def test_no_holes_in_the_face(renderer: Renderer) -> None:
     for i in range(8):
         r = renderer.render(renderer.sample(8, i))
