@@ -3,7 +3,8 @@
 python -m python.bench.bench_fit --device cpu --threads 1 --out bench-results/fit-cpu.json
 
 Methods
-  fused          genet_ext.ops.fit_mlp_: the whole search in one call
+  fused          genet_ext.ops.fit_mlp_: the whole search in one call, in float32
+  fused-tensor   CUDA only: the same with its matrix products on tensor cores (precision="tensor")
   eager          forward and backward in PyTorch, torch.optim.Adam, clamp to the bounds
   compile        the same step under torch.compile
   graph          CUDA only: the eager step with fused Adam, captured in a CUDA graph and replayed
@@ -129,7 +130,9 @@ Method = tuple[Callable[[], Any], Callable[[Any], Tensor]]
 """prepare() -> state, and run(state) -> the parameters found [B, P]."""
 
 
-def operator_method(operator: Callable[..., Tensor], problem: Problem, search: Search) -> Method:
+def operator_method(
+    operator: Callable[..., Tensor], problem: Problem, search: Search, precision: reference.Precision = "full"
+) -> Method:
     def prepare() -> tuple[Tensor, ...]:
         batch = len(problem.start)
         moments = (torch.zeros_like(problem.start), torch.zeros_like(problem.start))
@@ -155,6 +158,7 @@ def operator_method(operator: Callable[..., Tensor], problem: Problem, search: S
             eps=search.eps,
             tol=0.0,
             n_iter=search.iterations,
+            precision=precision,
         )
         return state[0]
 
@@ -281,6 +285,7 @@ def graph_method(problem: Problem, search: Search) -> Method:
 
 METHODS: dict[str, Callable[[Problem, Search], Method]] = {
     "fused": lambda problem, search: operator_method(ops.fit_mlp_, problem, search),
+    "fused-tensor": lambda problem, search: operator_method(ops.fit_mlp_, problem, search, "tensor"),
     "eager": eager_method,
     "compile": compiled_method,
     "graph": graph_method,
@@ -289,7 +294,7 @@ METHODS: dict[str, Callable[[Problem, Search], Method]] = {
 }
 
 
-CUDA_METHODS = ["graph", "compile+graph"]
+CUDA_METHODS = ["fused-tensor", "graph", "compile+graph"]
 
 
 def bench(

@@ -23,10 +23,14 @@ def main() -> int:
             problem = make_problem(batch, sizes, device)
             for kind in reference.DISTANCE_KINDS:
                 search = Search(iterations=3, kind=kind)
-                prepare, run = operator_method(ops.fit_mlp_, problem, search)
-                found = run(prepare())
                 prepare, run = operator_method(reference.fit_mlp_, problem, search)
-                torch.testing.assert_close(found, run(prepare()), rtol=0, atol=5e-3)
+                expected = run(prepare())
+                # An early Adam step is about lr whatever the gradient's size: where that is near 0, rounding
+                # may turn it round.
+                for precision, allowed in (("full", 0.001), ("tensor", 0.02)):
+                    prepare, run = operator_method(ops.fit_mlp_, problem, search, precision)
+                    difference = (run(prepare()) - expected).abs()
+                    assert difference.quantile(0.95) <= allowed, (precision, kind, difference.quantile(0.95))
                 features = reference.mlp_features(problem.start, problem.mlp)
                 for dtype in (torch.float32, torch.float64):
                     case = [t.to(dtype) for t in (features, problem.target, problem.feature_weight)]
@@ -36,7 +40,7 @@ def main() -> int:
                         strict=True,
                     ):
                         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-                checks += 3
+                checks += 4
             for dtype in (torch.float32, torch.float64):
                 results = []
                 for module in (ops, reference):
