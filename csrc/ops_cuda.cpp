@@ -26,6 +26,12 @@ struct Cuda {
   static void adam_step(const AdamStepArgs<T>& args, void* stream) {
     adam_step_cuda(args, stream);
   }
+  template <typename T>
+  static void fit_mlp(const FitMlpArgs<T>& args, Precision precision, const Tensor& params, void* stream) {
+    const int64_t bytes = fit_mlp_workspace(args, precision);
+    const Tensor workspace = torch::stable::new_empty(params, {bytes}, ScalarType::Byte);
+    fit_mlp_cuda(args, precision, workspace.mutable_data_ptr(), stream);
+  }
 
  private:
   int32_t device_;
@@ -38,4 +44,5 @@ struct Cuda {
 STABLE_TORCH_LIBRARY_IMPL(genet_ext, CUDA, m) {
   m.impl("feature_distance", TORCH_BOX(&genet::feature_distance<genet::Cuda>));
   m.impl("adam_step_", TORCH_BOX(&genet::adam_step_<genet::Cuda>));
+  m.impl("fit_mlp_", TORCH_BOX(&genet::fit_mlp_<genet::Cuda>));
 }

@@ -1,0 +1,271 @@
+// Launches the search: one small kernel that lays the weights out, then the persistent search itself. The
+// algorithms are in fit_mlp_tile.h (full precision) and fit_mlp_tensor.h (tensor cores), the launch plan in
+// fit_mlp_plan.h.
+#include <cuda_fp16.h>
+
+#include <cstdlib>
+
+#include "cuda_launch.h"
+#include "fit_mlp_plan.h"
+
+namespace genet {
+namespace {
+
+constexpr int kPrepareThreads = 256;
+
+struct DeviceBlock {
+  template <typename F>
+  __device__ __forceinline__ void each_thread(F f) const {
+    f(int(threadIdx.x));
+  }
+  __device__ __forceinline__ void barrier() const { __syncthreads(); }
+
+  template <typename Value, typename Fold, typename Done>
+  __device__ __forceinline__ void fold_warps(Value value, Fold fold, Done done) const {
+    const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+    auto total = value(warp, lane);
+#pragma unroll
+    for (int half = kWarp / 2; half > 0; half /= 2) total = fold(total, __shfl_down_sync(~0u, total, half));
+    if (lane == 0) done(warp, total);
+  }
+
+  __device__ __forceinline__ unsigned long long take(unsigned long long* queue) const {
+    return atomicAdd(queue, 1ull);
+  }
+};
+
+// One lane of a warp; PerLane is what that lane holds of the warp's registers.
+struct DeviceWarp {
+  template <typename T, int kCount>
+  struct PerLane {
+    T values[kCount];
+    __device__ __forceinline__ T& operator()(int, int i) { return values[i]; }
+    __device__ __forceinline__ const T& operator()(int, int i) const { return values[i]; }
+  };
+
+  template <typename F>
+  __device__ __forceinline__ void each(F f) const {
+    f(int(threadIdx.x % kWarp));
+  }
+  template <typename F>
+  __device__ __forceinline__ bool any(F f) const {
+    return __any_sync(~0u, f(int(threadIdx.x % kWarp)));
+  }
+  __device__ __forceinline__ void sync() const { __syncwarp(); }
+  __device__ __forceinline__ unsigned long long take(unsigned long long* queue) const {
+    return atomicAdd(queue, 1ull);
+  }
+
+  static __device__ __forceinline__ float rsqrt(float x) { return __frsqrt_rn(x); }
+  static __device__ __forceinline__ float sqrt(float x) {
+    float root;
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+    return root;
+  }
+  static __device__ __forceinline__ float divide(float a, float b) { return __fdividef(a, b); }
+  static __device__ __forceinline__ uint32_t pack(float low, float high) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+  static __device__ __forceinline__ void unpack(uint32_t pair, float& low, float& high) {
+    const float2 both = __half22float2(*reinterpret_cast<const __half2*>(&pair));
+    low = both.x, high = both.y;
+  }
+
+  template <typename V>
+  __device__ __forceinline__ void quad_sum(V& values) const {
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) values.values[i] += __shfl_xor_sync(~0u, values.values[i], distance);
+    }
+  }
+  template <typename V>
+  __device__ __forceinline__ void quad_max(V& values) const {
+#pragma unroll
+    for (int distance = 1; distance <= 2; distance *= 2) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float other = __shfl_xor_sync(~0u, values.values[i], distance);
+        values.values[i] = other > values.values[i] ? other : values.values[i];
+      }
+    }
+  }
+
+  // volatile: the weights are the same in every iteration, and must not be kept in registers for that.
+  template <bool kTranspose, typename Address>
+  __device__ __forceinline__ void load_matrices(PerLane<uint32_t, 4>& out, Address address) const {
+    const uint32_t from = uint32_t(__cvta_generic_to_shared(address(int(threadIdx.x % kWarp))));
+    if (kTranspose) {
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(out.values[0]), "=r"(out.values[1]), "=r"(out.values[2]), "=r"(out.values[3])
+                   : "r"(from));
+    } else {
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(out.values[0]), "=r"(out.values[1]), "=r"(out.values[2]), "=r"(out.values[3])
+                   : "r"(from));
+    }
+  }
+
+  template <typename Out, typename Left>
+  __device__ __forceinline__ void multiply(Out& out, int out_first, const Left& left, int left_first,
+                                           const PerLane<uint32_t, 4>& right, int right_first) const {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, "
+        "%3};"
+        : "+f"(out.values[out_first]), "+f"(out.values[out_first + 1]), "+f"(out.values[out_first + 2]),
+          "+f"(out.values[out_first + 3])
+        : "r"(left.values[left_first]), "r"(left.values[left_first + 1]), "r"(left.values[left_first + 2]),
+          "r"(left.values[left_first + 3]), "r"(right.values[right_first]),
+          "r"(right.values[right_first + 1]));
+  }
+};
+
+// The workspace: this header, then the packed weights (full precision) or the image of the shared memory
+// (tensor).
+struct alignas(256) Workspace {
+  unsigned long long queue;  // next face
+  TensorScales scales;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kPrepareThreads)
+    prepare_tile(const __grid_constant__ FitMlpArgs<T> args, Workspace* workspace, T* packed, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * kPrepareThreads + threadIdx.x;
+  if (i == 0) workspace->queue = 0;
+  if (i < count) packed[i] = tile_packed_element(args, i);
+}
+
+__global__ void __launch_bounds__(kPrepareThreads)
+    prepare_tensor(const __grid_constant__ FitMlpArgs<float> args, Workspace* workspace,
+                   unsigned char* image) {
+  __shared__ TensorScales scales;
+  if (threadIdx.x == 0) scales = tensor_scales(args);
+  __syncthreads();
+  const int i = blockIdx.x * kPrepareThreads + threadIdx.x;
+  if (i == 0) {
+    workspace->queue = 0;
+    workspace->scales = scales;
+  }
+  if (2 * i >= tensor_layout(args.features).bytes) return;
+  const TensorElement element = tensor_image(args, scales, 2 * i);
+  if (element.half) {
+    reinterpret_cast<__half*>(image)[i] = __float2half_rn(element.value);
+  } else if (i % 2 == 0) {
+    reinterpret_cast<float*>(image)[i / 2] = element.value;
+  }
+}
+
+template <typename T, typename Shape>
+__global__ void __launch_bounds__(Shape::kThreads)
+    search_tile(const __grid_constant__ FitMlpArgs<T> args, Workspace* workspace, const T* packed) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  auto* slots = reinterpret_cast<TileSlot<T>*>(shared);
+  auto* rows = reinterpret_cast<T*>(slots + Shape::kFaces);
+  FitTile<T, Shape, DeviceBlock>(args, packed, &workspace->queue, rows, slots, {}).search();
+}
+
+template <TensorState kState>
+__global__ void __launch_bounds__(tensor_max_warps(kState) * kWarp, 1)
+    search_tensor(const __grid_constant__ FitMlpArgs<float> args, Workspace* workspace, const uint4* image) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const int bytes = tensor_layout(args.features).bytes;
+  for (int i = threadIdx.x; i < bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(shared)[i] = image[i];
+  __syncthreads();
+  unsigned char* own = shared + bytes + (threadIdx.x / kWarp) * tensor_warp_bytes(kState);
+  FitWarp<DeviceWarp, kState>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
+}
+
+DeviceLimits current_device_limits() {
+  int device = 0;
+  cudaGetDevice(&device);
+  const auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    cudaDeviceGetAttribute(&value, which, device);
+    return value;
+  };
+  return {10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+          attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+}
+
+// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_STATE=1|3
+FitMlpWish wish_of_environment() {
+  const auto number = [](const char* name) {
+    const char* value = std::getenv(name);
+    return value ? std::atoi(value) : 0;
+  };
+  return {number("GENET_FIT_TILE"), number("GENET_FIT_STATE")};
+}
+
+template <typename Kernel, typename... Args>
+void launch(Kernel kernel, const FitMlpPlan& plan, cudaStream_t stream, const Args&... args) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.shared_bytes));
+  kernel<<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(args...);
+  check_launch("fit_mlp_");
+}
+
+template <typename T>
+void launch_tile(const FitMlpArgs<T>& args, const FitMlpPlan& plan, Workspace* workspace, const T* packed,
+                 cudaStream_t stream) {
+  switch (plan.tile_faces) {
+    case 1: return launch(search_tile<T, TileShape<1, 1, 1>>, plan, stream, args, workspace, packed);
+    case 4: return launch(search_tile<T, TileShape<4, 2, 1>>, plan, stream, args, workspace, packed);
+    case 16: return launch(search_tile<T, TileShape<16, 4, 2>>, plan, stream, args, workspace, packed);
+  }
+  if constexpr (sizeof(T) == 4) {
+    if (plan.tile_faces == 32)
+      return launch(search_tile<T, TileShape<32, 4, 4>>, plan, stream, args, workspace, packed);
+    return launch(search_tile<T, TileShape<64, 8, 4>>, plan, stream, args, workspace, packed);
+  }
+}
+
+void launch_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan, Workspace* workspace,
+                   const uint4* image, cudaStream_t stream) {
+  if (plan.state == TensorState::kAll) {
+    launch(search_tensor<TensorState::kAll>, plan, stream, args, workspace, image);
+  } else {
+    launch(search_tensor<TensorState::kTheta>, plan, stream, args, workspace, image);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+int64_t fit_mlp_workspace(const FitMlpArgs<T>& args, Precision precision) {
+  return int64_t(sizeof(Workspace)) + (precision == Precision::kTensor
+                                           ? tensor_layout(args.features).bytes
+                                           : tile_workspace(args) * int64_t(sizeof(T)));
+}
+
+template <typename T>
+void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, void* opaque_stream) {
+  const FitMlpPlan plan = fit_mlp_plan(args, precision, current_device_limits(), wish_of_environment());
+  if (args.batch == 0) return;
+  const auto stream = static_cast<cudaStream_t>(opaque_stream);
+  auto* workspace = static_cast<Workspace*>(memory);
+  const auto blocks = [](int64_t count) { return unsigned(ceil_div(count, kPrepareThreads)); };
+  if (precision == Precision::kFull) {
+    T* packed = reinterpret_cast<T*>(workspace + 1);
+    const int64_t count = tile_workspace(args);
+    prepare_tile<<<blocks(count), kPrepareThreads, 0, stream>>>(args, workspace, packed, count);
+    check_launch("fit_mlp_");
+    return launch_tile(args, plan, workspace, packed, stream);
+  }
+  if constexpr (sizeof(T) == 4) {
+    const int bytes = tensor_layout(args.features).bytes;
+    auto* image = reinterpret_cast<unsigned char*>(workspace + 1);
+    prepare_tensor<<<blocks(bytes / 2), kPrepareThreads, 0, stream>>>(args, workspace, image);
+    check_launch("fit_mlp_");
+    const auto* vectors = reinterpret_cast<const uint4*>(image);
+    launch_tensor(args, plan, workspace, vectors, stream);
+  }
+}
+
+template void fit_mlp_cuda(const FitMlpArgs<float>& args, Precision precision, void* workspace, void* stream);
+template void fit_mlp_cuda(const FitMlpArgs<double>& args, Precision precision, void* workspace,
+                           void* stream);
+template int64_t fit_mlp_workspace(const FitMlpArgs<float>& args, Precision precision);
+template int64_t fit_mlp_workspace(const FitMlpArgs<double>& args, Precision precision);
+
+}  // namespace genet
