@@ -21,7 +21,14 @@ from pathlib import Path
 
 CSRC = Path(__file__).resolve().parent
 ARCHITECTURES = ("80", "90", "90a", "100")
-FLAGS = ("-O3", "-std=c++17", "-Xptxas=-v", "-Werror=all-warnings", "-Xcompiler=-fPIC,-Wall,-Wextra,-Werror")
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fmad=false",
+    "-Xptxas=-v",
+    "-Werror=all-warnings",
+    "-Xcompiler=-fPIC,-Wall,-Wextra,-Werror",
+)
 
 ENTRY = re.compile(r"Compiling entry function '(?P<symbol>\S+)' for 'sm_\S+'")
 STACK = re.compile(
