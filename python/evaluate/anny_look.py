@@ -94,7 +94,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Picture:
-    """One drawn face: RGBA [192, 192, 4] uint8, landmarks [68, 2] px, and the roll the alignment left, rad."""
+    """One drawn face: RGBA [192, 192, 4] uint8, landmarks [68, 2] px, roll that alignment left, rad."""
 
     image: NDArray[np.uint8]
     landmarks: F32

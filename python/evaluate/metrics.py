@@ -72,7 +72,7 @@ def rising_steps(level: npt.ArrayLike, prediction: npt.ArrayLike, group: npt.Arr
 
 
 def within_person(truth: npt.ArrayLike, prediction: npt.ArrayLike, person: npt.ArrayLike) -> float:
-    """Correlation after each person's mean is taken off both: do predictions follow a person's own changes?"""
+    """Correlation after each person's mean is taken off both: do they follow a person's own changes?"""
     truth, prediction = np.array(truth, float), np.array(prediction, float)
     known = np.isfinite(truth) & np.isfinite(prediction)
     x, y, who = truth[known], prediction[known], np.asarray(person)[known]
