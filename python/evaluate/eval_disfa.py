@@ -239,8 +239,8 @@ def evaluate(
     ]
     rows.append(["mean", "", "", *report["mean"].values()])
     (out / "disfa.md").write_text(
-        f"# {root.name}\n\n{report['frames']} frames, {report['frames_without_a_face']} of them without a face "
-        f"found; commit {report['provenance']['commit']}.\n\n"
+        f"# {root.name}\n\n{report['frames']} frames, {report['frames_without_a_face']} of them without a "
+        f"face; commit {report['provenance']['commit']}.\n\n"
         + markdown_table(["AU", "n", "present", *columns], rows)
         + "\n"
     )
