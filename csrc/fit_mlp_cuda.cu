@@ -165,15 +165,14 @@ __global__ void __launch_bounds__(Shape::kThreads)
   FitTile<T, Shape, DeviceBlock>(args, packed, &workspace->queue, rows, slots, {}).search();
 }
 
-template <TensorState kState>
-__global__ void __launch_bounds__(tensor_max_warps(kState) * kWarp, 1)
+__global__ void __launch_bounds__(kTensorMaxWarps* kWarp, 1)
     search_tensor(const __grid_constant__ FitMlpArgs<float> args, Workspace* workspace, const uint4* image) {
   extern __shared__ __align__(16) unsigned char shared[];
   const int bytes = tensor_layout(args.features).bytes;
   for (int i = threadIdx.x; i < bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(shared)[i] = image[i];
   __syncthreads();
-  unsigned char* own = shared + bytes + (threadIdx.x / kWarp) * tensor_warp_bytes(kState);
-  FitWarp<DeviceWarp, kState>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
+  unsigned char* own = shared + bytes + (threadIdx.x / kWarp) * tensor_warp_bytes();
+  FitWarp<DeviceWarp>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
 }
 
 DeviceLimits current_device_limits() {
@@ -189,13 +188,13 @@ DeviceLimits current_device_limits() {
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
-// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_STATE=1|3
+// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8
 FitMlpWish wish_of_environment() {
   const auto number = [](const char* name) {
     const char* value = std::getenv(name);
     return value ? std::atoi(value) : 0;
   };
-  return {number("GENET_FIT_TILE"), number("GENET_FIT_STATE")};
+  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS")};
 }
 
 template <typename Kernel, typename... Args>
@@ -217,15 +216,6 @@ void launch_tile(const FitMlpArgs<T>& args, const FitMlpPlan& plan, Workspace* w
     if (plan.tile_faces == 32)
       return launch(search_tile<T, TileShape<32, 4, 4>>, plan, stream, args, workspace, packed);
     return launch(search_tile<T, TileShape<64, 8, 4>>, plan, stream, args, workspace, packed);
-  }
-}
-
-void launch_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan, Workspace* workspace,
-                   const uint4* image, cudaStream_t stream) {
-  if (plan.state == TensorState::kAll) {
-    launch(search_tensor<TensorState::kAll>, plan, stream, args, workspace, image);
-  } else {
-    launch(search_tensor<TensorState::kTheta>, plan, stream, args, workspace, image);
   }
 }
 
@@ -258,7 +248,7 @@ void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, 
     prepare_tensor<<<blocks(bytes / 2), kPrepareThreads, 0, stream>>>(args, workspace, image);
     check_launch("fit_mlp_");
     const auto* vectors = reinterpret_cast<const uint4*>(image);
-    launch_tensor(args, plan, workspace, vectors, stream);
+    launch(search_tensor, plan, stream, args, workspace, vectors);
   }
 }
 

@@ -24,14 +24,12 @@ struct FitMlpPlan {
   int threads;     // of a block
   int blocks;
   int64_t shared_bytes;  // dynamic, of a block
-  TensorState state;     // what of a face a tensor warp keeps in shared memory
 };
 
-// For experiments: a tile or a placement of the state other than the planned one. None of it changes a
-// number.
+// For experiments: a tile, or the warps of a tensor block, other than the planned ones. It changes no number.
 struct FitMlpWish {
   int tile_faces = 0;    // 0: as planned
-  int tensor_state = 0;  // 0: as planned, else a TensorState
+  int tensor_warps = 0;  // 0: as planned
 };
 
 constexpr int kTileSizes[] = {64, 32, 16, 4,
@@ -73,13 +71,11 @@ FitMlpPlan full_precision_plan(const FitMlpArgs<T>& args, const DeviceLimits& de
                                                                 : kTileBlocksPerMultiprocessor;
   const int64_t wanted = ceil_div(args.batch, faces);
   const int64_t most = device.multiprocessors * resident;
-  return {Precision::kFull, faces, TileShape<1, 1, 1>::kThreads, int(wanted < most ? wanted : most), shared,
-          TensorState::kAll};
+  return {Precision::kFull, faces, TileShape<1, 1, 1>::kThreads, int(wanted < most ? wanted : most), shared};
 }
 
 // Tensor cores: one block to a multiprocessor (its weights fill most of the shared memory), with as many
-// warps of 16 faces as the rest holds. Where few warps are wanted, or fit, they keep Adam's moments in shared
-// memory too; the numbers do not depend on it.
+// warps of 16 faces as the rest holds; few faces are spread over the multiprocessors first.
 inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits& device,
                               const FitMlpWish& wish) {
   const char* problem = tensor_problem(args);
@@ -87,31 +83,18 @@ inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits&
   if (device.capability < 80) {
     throw std::invalid_argument("precision: tensor needs a GPU of compute capability 8.0 or newer");
   }
-  const auto fitting_warps = [&](TensorState state) {
-    int warps = tensor_max_warps(state);
-    while (warps > 0 && tensor_shared_bytes(args, warps, state) > device.shared_per_block) --warps;
-    return warps;
-  };
-  const int64_t tiles = ceil_div(args.batch, kTensorFaces);
-  const int64_t spread =
-      ceil_div(tiles, device.multiprocessors);  // warps that keep every multiprocessor busy
-  const int all = fitting_warps(TensorState::kAll), theta = fitting_warps(TensorState::kTheta);
-  if (theta == 0) {
+  int most = wish.tensor_warps ? wish.tensor_warps : kTensorMaxWarps;
+  while (most > 0 && tensor_shared_bytes(args, most) > device.shared_per_block) --most;
+  if (most == 0) {
     throw std::invalid_argument(
         "precision: tensor needs more shared memory than this GPU has for such wide layers");
   }
-  const TensorState planned = spread <= all || all == theta ? TensorState::kAll : TensorState::kTheta;
-  const TensorState state = wish.tensor_state ? TensorState(wish.tensor_state) : planned;
-  const int most = state == TensorState::kAll ? all : theta;
+  const int64_t tiles = ceil_div(args.batch, kTensorFaces);
+  const int64_t spread = ceil_div(tiles, device.multiprocessors);
   const int warps = int(spread < 1 ? 1 : spread < most ? spread : most);
   const int64_t wanted = ceil_div(tiles, warps);
   const int blocks = int(wanted < device.multiprocessors ? wanted : device.multiprocessors);
-  return {Precision::kTensor,
-          kTensorFaces,
-          warps * kLanes,
-          blocks,
-          tensor_shared_bytes(args, warps, state),
-          state};
+  return {Precision::kTensor, kTensorFaces, warps * kLanes, blocks, tensor_shared_bytes(args, warps)};
 }
 
 template <typename T>

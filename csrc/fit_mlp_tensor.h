@@ -141,22 +141,21 @@ struct TensorSlot {
 };
 enum TensorSlotState : int32_t { kPlaceEmpty, kPlaceFresh, kPlaceRunning, kPlaceStepping, kPlaceRetired };
 
-// How much of a face's state lies in shared memory; the rest stays where it came from, in L2.
-enum class TensorState : int { kTheta = 1, kAll = 3 };
+constexpr int kTensorMaxWarps = 8;  // of a block: 255 registers a thread
+constexpr int kParkedSlopes = 16;   // registers of a lane that wait in shared memory; beside 8 warps there is
+                                   // no room for more
 
-// Warps of a block: 255 registers a thread allow 8; beside its weights a block holds all state of about 4.
-GENET_HD constexpr int tensor_max_warps(TensorState state) { return state == TensorState::kAll ? 4 : 8; }
-
-GENET_HD int64_t tensor_warp_bytes(TensorState state) {
-  return int64_t{4} * int(state) * kTensorWidth * kTensorFaces + int64_t(sizeof(TensorSlot)) * kTensorFaces;
+// Shared memory of a warp: its faces' places, their theta, the parked slopes. Adam's moments stay in L2.
+GENET_HD int64_t tensor_warp_bytes() {
+  return int64_t(sizeof(TensorSlot)) * kTensorFaces + 4 * kTensorWidth * kTensorFaces +
+         4 * kParkedSlopes * 32;
 }
 
-GENET_HD int64_t tensor_shared_bytes(const FitMlpArgs<float>& args, int warps, TensorState state) {
-  const TensorLayout l = tensor_layout(args.features);
-  return l.bytes + warps * tensor_warp_bytes(state);
+GENET_HD int64_t tensor_shared_bytes(const FitMlpArgs<float>& args, int warps) {
+  return tensor_layout(args.features).bytes + warps * tensor_warp_bytes();
 }
 
-template <typename Warp, TensorState kState>
+template <typename Warp>
 class FitWarp {
  public:
   // image: the weights; own: this warp's shared memory of tensor_warp_bytes, aligned to 16.
@@ -164,7 +163,8 @@ class FitWarp {
                         const unsigned char* image, unsigned char* own, Warp warp)
       : args_(args), scales_(scales), queue_(queue), image_(image), warp_(warp) {
     slots_ = reinterpret_cast<TensorSlot*>(own);
-    state_ = reinterpret_cast<Pair*>(own + sizeof(TensorSlot) * kTensorFaces);
+    theta_ = reinterpret_cast<Pair*>(own + sizeof(TensorSlot) * kTensorFaces);
+    parked_ = reinterpret_cast<uint32_t*>(theta_ + kPairs * 2 * 32);
   }
 
   GENET_TILE_FN void search() {
@@ -210,12 +210,11 @@ class FitWarp {
   static GENET_TILE_FN int row_of(int lane, int h) { return lane / 4 + 8 * h; }
   static GENET_TILE_FN int column_of(int lane, int j) { return 8 * j + lane % 4 * 2; }
 
-  // A pair of theta (which 0), exp_avg (1) or exp_avg_sq (2) in shared memory, lane by lane.
-  GENET_TILE_FN Pair& chip(int which, int lane, int j, int h) const {
-    return state_[((which * kPairs + j) * 2 + h) * 32 + lane];
-  }
-  GENET_TILE_FN float* moment(int which, int64_t face, int lane, int j) const {
-    float* array = which == 0 ? args_.params : which == 1 ? args_.exp_avg : args_.exp_avg_sq;
+  // A lane's pairs of theta lie in shared memory, lane by lane.
+  GENET_TILE_FN Pair& theta(int lane, int j, int h) const { return theta_[(j * 2 + h) * 32 + lane]; }
+  // The same pair of a [B, P] array.
+  template <typename U>
+  GENET_TILE_FN U* pair_of(U* array, int64_t face, int lane, int j) const {
     return array + face * args_.width + column_of(lane, j);
   }
   static GENET_TILE_FN Pair load(const float* p) { return *reinterpret_cast<const Pair*>(p); }
@@ -251,11 +250,9 @@ class FitWarp {
       for (int h = 0; h < 2; ++h) {
         const TensorSlot& slot = slots_[row_of(lane, h)];
         if (slot.state != kPlaceFresh && slot.state != kPlaceEmpty) continue;
-        for (int which = 0; which < int(kState); ++which) {
-          for (int j = 0; j < kPairs; ++j) {
-            const bool real = slot.face >= 0 && 8 * j < args_.width;
-            chip(which, lane, j, h) = real ? load(moment(which, slot.face, lane, j)) : Pair{{0, 0}};
-          }
+        for (int j = 0; j < kPairs; ++j) {
+          const bool real = slot.face >= 0 && 8 * j < args_.width;
+          theta(lane, j, h) = real ? load(pair_of(args_.params, slot.face, lane, j)) : Pair{{0, 0}};
         }
       }
     });
@@ -466,17 +463,21 @@ class FitWarp {
     HiddenHalf hidden;
     Slopes slopes1, slopes2;
     Hidden wide;
-    ThetaHalf theta;
+    ThetaHalf rounded;
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int i = 0; i < 2 * kPairs; ++i) {
-        const Pair x = chip(0, lane, i / 2, i % 2);
-        theta(lane, i) = Warp::pack(x.v[0], x.v[1]);
+        const Pair x = theta(lane, i / 2, i % 2);
+        rounded(lane, i) = Warp::pack(x.v[0], x.v[1]);
       }
     });
     start<kHiddenTiles>(wide, vector(layout().b1));
-    product<kThetaSteps, kHiddenTiles, kTensorRow1>(matrix(layout().w1), theta, 0, wide);
+    product<kThetaSteps, kHiddenTiles, kTensorRow1>(matrix(layout().w1), rounded, 0, wide);
     activate(wide, hidden, slopes1);
+    warp_.each([&](int lane) {
+      GENET_UNROLL
+      for (int i = 0; i < kParkedSlopes; ++i) parked_[i * 32 + lane] = slopes1(lane, i);
+    });
     start<kHiddenTiles>(wide, vector(layout().b2));
     product<kHiddenSteps, kHiddenTiles, kTensorRow2>(matrix(layout().w2), hidden, 0, wide);
     activate(wide, hidden, slopes2);
@@ -489,15 +490,19 @@ class FitWarp {
     through_slopes(wide, slopes2, hidden);
     clear(wide, 4 * kHiddenTiles);
     product_back<kHiddenSteps, kHiddenTiles, kTensorRow2>(matrix(layout().w2), hidden, 0, wide);
+    warp_.each([&](int lane) {
+      GENET_UNROLL
+      for (int i = 0; i < kParkedSlopes; ++i) slopes1(lane, i) = parked_[i * 32 + lane];
+    });
     through_slopes(wide, slopes1, hidden);
     prior(loss, scale, grad);
     product_back<kHiddenSteps, kPairs, kTensorRow1>(matrix(layout().w1), hidden, 0, grad);
   }
 
   GENET_TILE_FN Pair prior_offset(int lane, int j, int h, const float* mean) const {
-    const Pair theta = chip(0, lane, j, h);
+    const Pair x = theta(lane, j, h);
     const Pair m = 8 * j < args_.width ? load(mean + column_of(lane, j)) : Pair{{0, 0}};
-    return {{theta.v[0] - m.v[0], theta.v[1] - m.v[1]}};
+    return {{x.v[0] - m.v[0], x.v[1] - m.v[1]}};
   }
 
   // grad = scale precision (theta - mean); loss grows by the prior's energy. The offsets are computed twice
@@ -551,13 +556,13 @@ class FitWarp {
         const Pair rate = load(args_.prior_rate + column_of(lane, j));
         GENET_UNROLL
         for (int h = 0; h < 2; ++h) {
-          const Pair theta = chip(0, lane, j, h);
+          const Pair x = theta(lane, j, h);
           GENET_UNROLL
           for (int c = 0; c < 2; ++c) {
             float& g = grad(lane, 4 * j + 2 * h + c);
-            g = add_rate_gradient(g * unscale[h], theta.v[c], rate.v[c]);
+            g = add_rate_gradient(g * unscale[h], x.v[c], rate.v[c]);
             probe(lane, h) += finite_probe(g);
-            rates(lane, h) = fused_multiply_add(rate.v[c], std::abs(theta.v[c]), rates(lane, h));
+            rates(lane, h) = fused_multiply_add(rate.v[c], std::abs(x.v[c]), rates(lane, h));
           }
         }
       }
@@ -627,39 +632,29 @@ class FitWarp {
       if (8 * j >= args_.width) break;
       const Pair lower = load(args_.lower + column_of(lane, j)),
                  upper = load(args_.upper + column_of(lane, j));
-      Pair theta = chip(0, lane, j, h);
-      Pair m, v;
-      if (kState == TensorState::kAll) {
-        m = chip(1, lane, j, h), v = chip(2, lane, j, h);
-      } else {
-        m = load(moment(1, slot.face, lane, j)), v = load(moment(2, slot.face, lane, j));
-      }
+      float* const m_at = pair_of(args_.exp_avg, slot.face, lane, j);
+      float* const v_at = pair_of(args_.exp_avg_sq, slot.face, lane, j);
+      Pair x = theta(lane, j, h), m = load(m_at), v = load(v_at);
       GENET_UNROLL
       for (int c = 0; c < 2; ++c) {
         const float g = grad(lane, 4 * j + 2 * h + c);
         m.v[c] = fused_multiply_add(keep1, g - m.v[c], m.v[c]);
         v.v[c] = fused_multiply_add(keep2 * g, g, beta2 * v.v[c]);
         const float root = fused_multiply_add(Warp::sqrt(v.v[c]), correction, eps);
-        const float moved = fused_multiply_add(-size, Warp::divide(m.v[c], root), theta.v[c]);
+        const float moved = fused_multiply_add(-size, Warp::divide(m.v[c], root), x.v[c]);
         const float next = project(moved, lower.v[c], upper.v[c]);
-        const float by = std::abs(next - theta.v[c]);
+        const float by = std::abs(next - x.v[c]);
         largest = by > largest ? by : largest;
-        theta.v[c] = next;
+        x.v[c] = next;
       }
-      chip(0, lane, j, h) = theta;
-      if (kState == TensorState::kAll) {
-        chip(1, lane, j, h) = m, chip(2, lane, j, h) = v;
-      } else {
-        store(moment(1, slot.face, lane, j), m), store(moment(2, slot.face, lane, j), v);
-      }
+      theta(lane, j, h) = x;
+      store(m_at, m), store(v_at, v);
     }
   }
 
   GENET_TILE_FN void write_back(int lane, int h, int64_t face) const {
-    for (int which = 0; which < int(kState); ++which) {
-      for (int j = 0; j < kPairs && 8 * j < args_.width; ++j) {
-        store(moment(which, face, lane, j), chip(which, lane, j, h));
-      }
+    for (int j = 0; j < kPairs && 8 * j < args_.width; ++j) {
+      store(pair_of(args_.params, face, lane, j), theta(lane, j, h));
     }
   }
 
@@ -669,7 +664,9 @@ class FitWarp {
   const unsigned char* image_;  // shared
   Warp warp_;
   TensorSlot* slots_;  // [16], shared
-  Pair* state_;        // [kState][kPairs][2][32], shared
+  Pair* theta_;        // [kPairs][2][32], shared
+  volatile uint32_t*
+      parked_;  // [kParkedSlopes][32], shared; volatile, or the compiler keeps a copy in registers
 };
 
 }  // namespace genet

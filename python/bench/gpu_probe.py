@@ -36,8 +36,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "full, tile 4": ("full", {"GENET_FIT_TILE": "4"}),
     "full, tile 1": ("full", {"GENET_FIT_TILE": "1"}),
     "tensor": ("tensor", {}),
-    "tensor, moments in L2": ("tensor", {"GENET_FIT_STATE": "1"}),
-    "tensor, moments on chip": ("tensor", {"GENET_FIT_STATE": "3"}),
+    "tensor, 4 warps": ("tensor", {"GENET_FIT_WARPS": "4"}),
 }
 
 
