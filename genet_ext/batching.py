@@ -28,7 +28,9 @@ def in_chunks(function: Callable[..., Tensor | Iterable[Tensor]], *inputs: Tenso
     pieces: list[tuple[Tensor, ...]] = []
     for start in range(0, max(batch, 1), size):
         chunk = [_padded(x[start : start + size], size) for x in inputs]
-        output = function(*chunk)
+        # Full float32 and no algorithm picked by a race: F's features must mean the same on every device.
+        with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+            output = function(*chunk)
         rows = min(size, batch - start)
         pieces.append(tuple(t[:rows] for t in ((output,) if isinstance(output, Tensor) else output)))
     return tuple(torch.cat(parts) for parts in zip(*pieces, strict=True))

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("genet-ext: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, FileNotFoundError, PermissionError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"genet-ext: {error}", file=sys.stderr)
         return USAGE
     return code
@@ -133,9 +133,8 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _fit(options: argparse.Namespace) -> int:
-    return _fit_and_report(
-        _expand(options.photos), _expand(options.photos), options, options.output, options.plot
-    )
+    photos = _expand(options.photos)
+    return _fit_and_report(photos, photos, options, options.output, options.plot)
 
 
 def _expand(arguments: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -182,7 +183,7 @@ def fit_stream(
     sources, count = iter_sources(imgs)
     given_boxes = iter_given(boxes, (4,), count, "boxes")
     given_landmarks = iter_given(landmarks, (68, 2), count, "landmarks")
-    models = models or load_models(resolve_device(device))
+    models = models or shipped_models(resolve_device(device))
     size = batch_size or BATCH_SIZE[models.device.type]
 
     def stream() -> Iterator[FitResult]:
@@ -197,6 +198,7 @@ def fit_stream(
     return stream()
 
 
+@torch.inference_mode(False)  # the caller's would forbid the gradients that the image objective takes
 def fit_faces(
     faces: list[Face],
     models: Models,
@@ -215,6 +217,12 @@ def fit_faces(
         for row, face in enumerate(faces)
     ]
     return _assemble(batch, target, outcome, crops, models, settings, uncertainty)
+
+
+@cache
+def shipped_models(device: torch.device) -> Models:
+    """The shipped models on a device, loaded once per process."""
+    return load_models(device)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

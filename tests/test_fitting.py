@@ -367,8 +367,19 @@ def test_backends_agree(photo, models):
     pd.testing.assert_frame_equal(native.aus, reference.aus, atol=1e-4, rtol=0)
 
 
-def test_models_are_loaded_once_per_call(photo, models, monkeypatch):
+def test_models_are_loaded_once(photo, models, monkeypatch):
     calls = []
     monkeypatch.setattr(fitting, "load_models", lambda device: calls.append(device) or models)
-    fit([photo, photo], boxes=[BOX, BOX], iterations=1, progress=False, device="cpu")
+    fitting.shipped_models.cache_clear()
+    for _ in range(2):
+        fit([photo, photo], boxes=[BOX, BOX], iterations=1, progress=False, device="cpu")
+    fitting.shipped_models.cache_clear()
     assert calls == [torch.device("cpu")]
+
+
+def test_a_callers_inference_mode_does_no_harm(photo, models):
+    options = {"models": models, "boxes": BOX, "iterations": 2, "progress": False}
+    for objective in ("feature", "image"):
+        with torch.inference_mode():
+            inside = fit(photo, objective=objective, **options)
+        assert_same_bits(inside, fit(photo, objective=objective, **options))
