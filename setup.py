@@ -178,7 +178,7 @@ def extensions() -> list[Extension]:
     }
     module = Extension(
         "genet_ext._C",
-        [str(CSRC / "module.cpp")],
+        [str(CSRC / "module.cpp"), str(CSRC / "fit_mlp_emulate.cpp")],
         include_dirs=pybind_include,
         define_macros=[(name, f'"{value}"') for name, value in facts.items()],
         extra_compile_args={"cxx": CXX_FLAGS},

@@ -143,8 +143,7 @@ struct EmulatedWarp {
   }
 };
 
-// The CUDA search as launched by `plan`, blocks and warps one after the other. Throws std::invalid_argument
-// for a plan there is no kernel for.
+// The CUDA search as launched by `plan`. Throws std::invalid_argument for a plan there is no kernel for.
 struct FitMlpPlan;
 template <typename T>
 void fit_mlp_emulated(const FitMlpArgs<T>& args, const FitMlpPlan& plan);

@@ -143,7 +143,7 @@ enum TensorSlotState : int32_t { kPlaceEmpty, kPlaceFresh, kPlaceRunning, kPlace
 
 constexpr int kTensorMaxWarps = 8;  // of a block: 255 registers a thread
 constexpr int kParkedSlopes = 16;   // registers of a lane that wait in shared memory; beside 8 warps there is
-                                   // no room for more
+                                    // no room for more
 
 // Shared memory of a warp: its faces' places, their theta, the parked slopes. Adam's moments stay in L2.
 GENET_HD int64_t tensor_warp_bytes() {

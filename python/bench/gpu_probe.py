@@ -1,10 +1,10 @@
-"""The CUDA search, kernel by kernel: is it right, and how fast is it? For a machine with a GPU; about a minute.
+"""The CUDA search, kernel by kernel: is it right, and how fast is it? Needs a GPU and a minute.
 
 python -m python.bench.gpu_probe --out bench-results/fit-kernels.json
 
-Right: each precision and tile against the float64 search on the CPU, and the same bits for every tile and batch.
-Fast: milliseconds of a 100-step search, faces per second and TFLOP/s over batch sizes, beside a large bf16 matrix
-product timed in the same run.
+Right: each precision and tile against the float64 search on the CPU; the same bits for every tile and batch.
+Fast: milliseconds of a 100-step search, faces per second and TFLOP/s over batch sizes, beside a large bf16
+matrix product timed in the same run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def problem(batch: int, seed: int = 0) -> dict[str, Any]:
-    """A search like the real one: a random feature generator, targets it can nearly reach, float64 on the CPU."""
+    """A random feature generator and targets that it nearly reaches, float64 on the CPU."""
     random = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -142,7 +142,7 @@ def accuracy(kind: str) -> list[dict[str, Any]]:
         )
         print(
             f"{kind:8} {name:26} max {row['max_error']:.2e} mean {row['mean_error']:.2e} "
-            f"loss {row['loss_error']:.2e} same bits as CPU: {row['equals_cpu']} as alone: {row['equals_alone']}",
+            f"loss {row['loss_error']:.2e} bits as on CPU: {row['equals_cpu']} alone: {row['equals_alone']}",
             flush=True,
         )
         rows.append(row)
@@ -165,8 +165,8 @@ def speed(name: str, batch: int, peak: float) -> dict[str, Any]:
         variant=name, batch=batch, ms=ms, faces_per_s=batch / ms * 1e3, tflops=tflops, share=tflops / peak
     )
     print(
-        f"{name:26} B {batch:7} {ms:9.3f} ms {ms / STEPS * 1e3:9.2f} us/step {row['faces_per_s']:12.0f} faces/s "
-        f"{tflops:7.2f} TFLOP/s {100 * row['share']:5.1f} % of bf16 product",
+        f"{name:26} B {batch:7} {ms:9.3f} ms {ms / STEPS * 1e3:9.2f} us/step {row['faces_per_s']:11.0f} faces/s"
+        f" {tflops:7.2f} TFLOP/s {100 * row['share']:5.1f} % of bf16 product",
         flush=True,
     )
     return row

@@ -27,7 +27,10 @@ def main() -> int:
                 expected = run(prepare())
                 # An early Adam step is about lr whatever the gradient's size: where that is near 0, rounding
                 # may turn it round.
-                for precision, allowed in (("full", 0.001), ("tensor", 0.02)):
+                allowances = {"full": 0.001}
+                if sizes.parameters % 8 == 0 and sizes.features % 8 == 0:  # as the tensor kernel asks
+                    allowances["tensor"] = 0.02
+                for precision, allowed in allowances.items():
                     prepare, run = operator_method(ops.fit_mlp_, problem, search, precision)
                     difference = (run(prepare()) - expected).abs()
                     assert difference.quantile(0.95) <= allowed, (precision, kind, difference.quantile(0.95))
