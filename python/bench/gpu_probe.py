@@ -165,8 +165,8 @@ def speed(name: str, batch: int, peak: float) -> dict[str, Any]:
         variant=name, batch=batch, ms=ms, faces_per_s=batch / ms * 1e3, tflops=tflops, share=tflops / peak
     )
     print(
-        f"{name:26} B {batch:7} {ms:9.3f} ms {ms / STEPS * 1e3:9.2f} us/step {row['faces_per_s']:9.0f} faces/s"
-        f" {tflops:7.2f} TFLOP/s {100 * row['share']:5.1f} % of bf16 product",
+        f"{name:26} B {batch:6} {ms:9.2f} ms {ms / STEPS * 1e3:8.2f} us/step {row['faces_per_s']:9.0f}/s"
+        f" {tflops:7.2f} TFLOP/s {100 * row['share']:5.1f} % of bf16",
         flush=True,
     )
     return row
