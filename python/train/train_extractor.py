@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import POINT_SCALE
-from genet_ext.parameters import EXPRESSION, IDENTITY, POSE, ParameterSpace, load_parameter_space
+from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import Trainer, describe, export, parse_arguments
@@ -25,8 +25,10 @@ def main() -> None:
     space = load_parameter_space()
     renders = load_renders(arguments.data)
     net = build(space, renders).to(arguments.device, memory_format=torch.channels_last)
-    trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
-    weights = parameter_weights(renders, space).to(arguments.device)
+    trainer = Trainer(
+        net, arguments.out, "extractor", config, arguments.seed, arguments.budget, arguments.start_from
+    )
+    weights = parameter_weights(renders, space, config["group_weights"]).to(arguments.device)
     describe(renders, trainer, config)
     examples = Photographs(renders, trainer.steps * config["batch"], JITTERS, arguments.seed)
     stream = batches(examples, config["batch"], arguments.device, arguments.workers, trainer.step)
@@ -57,12 +59,13 @@ def build(space: ParameterSpace, renders: RenderDataset) -> Extractor:
     return net
 
 
-def parameter_weights(renders: RenderDataset, space: ParameterSpace) -> Tensor:
+def parameter_weights(
+    renders: RenderDataset, space: ParameterSpace, group_weights: dict[str, float]
+) -> Tensor:
     """[P]: inverse variance of each parameter, times how much its group matters."""
     weights = 1 / torch.from_numpy(renders.theta.var(0)).clamp(min=1e-4)
-    weights[space.indices(POSE)] *= 4.0
-    weights[space.indices(EXPRESSION)] *= 1.5
-    weights[space.indices(IDENTITY)] *= 0.25
+    for group, factor in group_weights.items():
+        weights[space.indices(group)] *= factor
     return weights / space.size
 
 

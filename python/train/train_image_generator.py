@@ -23,7 +23,9 @@ def main() -> None:
     renders = load_renders(arguments.data)
     net = ImageGenerator(load_parameter_space().size, APPEARANCE)
     net = net.to(arguments.device, memory_format=torch.channels_last)
-    trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
+    trainer = Trainer(
+        net, arguments.out, "image_generator", config, arguments.seed, arguments.budget, arguments.start_from
+    )
     describe(renders, trainer, config)
     examples = CleanRenders(renders, trainer.steps * config["batch"], arguments.seed)
     stream = batches(examples, config["batch"], arguments.device, arguments.workers, trainer.step)
