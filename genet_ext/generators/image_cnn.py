@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (192, 128, 96, 64, 32, 16)  # channels at 4, 8, 16, 32, 64 and 128 px
+WIDTHS = (160, 128, 96, 64)  # channels at 4, 8, 16 and 32 px
+SHUFFLE = 4  # the last layer makes 4 x 4 pixels at each place: convolutions at 128 px would cost most of the time
 
 
 class _UpBlock(nn.Module):
@@ -36,7 +37,7 @@ class ImageGenerator(nn.Module):
         self.condition = nn.Linear(parameters + appearance, 256)
         self.start = nn.Linear(256, 16 * widths[0])
         self.blocks = nn.ModuleList([_UpBlock(i, o, 256) for i, o in pairwise(widths)])
-        self.rgb = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+        self.rgb = nn.Conv2d(widths[-1], 3 * SHUFFLE**2, 3, 1, 1)
 
     def forward(self, theta: Tensor, appearance: Tensor) -> Tensor:
         """theta [B, P], appearance [B, A] -> pixels [B, 3, 128, 128] in [0, 1]."""
@@ -44,4 +45,4 @@ class ImageGenerator(nn.Module):
         x = functional.silu(self.start(condition)).reshape(-1, self.width, 4, 4)
         for block in self.blocks:
             x = block(x, condition)
-        return torch.sigmoid(self.rgb(x))
+        return torch.sigmoid(functional.pixel_shuffle(self.rgb(x), SHUFFLE))
