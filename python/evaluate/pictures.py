@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from genet_ext.action_units import load_action_units
 from genet_ext.faces import BOX_CENTRE, BOX_SIDE
@@ -22,7 +22,7 @@ from python.train.augment import photograph
 
 Labels = npt.NDArray[np.str_]
 
-CHUNK = 32  # pictures degraded together; part of what the seed determines
+CHUNK = 64  # renders read at a time
 RAMP = "ramp"
 # How much smaller the picture is than the render, in which 38 px lie between the eyes, and how often.
 SCALES, SCALE_SHARES = (1.0, 0.6, 0.4), (0.6, 0.2, 0.2)
@@ -73,19 +73,13 @@ class TestSet:
 
     def pictures(self) -> Iterator[UInt8Array]:
         """The N pictures, uint8 [H, W, 3], in order: background, light, blur, noise and size by the seed."""
-        for start in range(0, len(self), CHUNK):
-            rows = self.rows[start : start + CHUNK]
-            rgba = torch.from_numpy(self.renders.images(rows)).permute(0, 3, 1, 2).float() / 255
-            # On the CPU whatever the device of the fit, so that every machine sees the same pictures.
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + start)
-            photos = photograph(rgba, generator)
-            for photo, scale in zip(photos, self.scale[start : start + CHUNK], strict=True):
-                side = round(photo.shape[-1] * scale)
-                if side != photo.shape[-1]:
-                    photo = torch.nn.functional.interpolate(
-                        photo[None], (side, side), mode="bilinear", antialias=True
-                    )[0]
-                yield (photo.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        for index, row in enumerate(self.rows):
+            rgba, other = self.renders.images([row, self.rows[(index + 1) % len(self)]])
+            photo = photograph(rgba, other, np.random.default_rng([self.seed, 8, int(row)]))
+            side = round(photo.shape[0] * self.scale[index])
+            if side != photo.shape[0]:
+                photo = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
+            yield np.asarray(photo, np.uint8)
 
 
 def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> TestSet:
