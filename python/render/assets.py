@@ -73,10 +73,7 @@ def read_parameters() -> ParameterTable:
 
 @dataclass(frozen=True)
 class FaceModel:
-    """Vertices are ordered: outside of the head, eyeballs, lashes, then the inside of the mouth.
-
-    Lengths in cm, head frame. V vertices, T triangles, S shapes.
-    """
+    """What is drawn of ICT-FaceKit. Lengths in cm, head frame. V vertices, T triangles, S shapes."""
 
     neutral: F32  # [V, 3]
     deltas: NDArray[np.int16]  # [47 + S, V * 3], identity modes first
@@ -90,7 +87,6 @@ class FaceModel:
     dense: I32  # [D], fixed vertices for dense supervision
     ear: NDArray[np.bool_]  # [V]
     eyeball_part: NDArray[np.int8]  # [V], 0 left, 1 right, -1 none
-    first_mouth_vertex: int
     first_lash_triangle: int
     first_mouth_triangle: int
 
@@ -131,8 +127,6 @@ def load_face_model(path: Path) -> FaceModel:
     triangles, kind, in_mouth = triangles[order], kind[order], in_mouth[order]
 
     used = np.unique(triangles)
-    inside = np.isin(used, np.unique(triangles[in_mouth])) & ~np.isin(used, np.unique(triangles[~in_mouth]))
-    used = np.concatenate([used[~inside], used[inside]])
     new = np.full(len(neutral_all), -1, np.int32)
     new[used] = np.arange(len(used))
     neutral = _without_shoulders(neutral_all[used])
@@ -161,7 +155,6 @@ def load_face_model(path: Path) -> FaceModel:
         dense=_dense_vertices(neutral, names, landmarks, ear),
         ear=ear,
         eyeball_part=eyeball,
-        first_mouth_vertex=int((~inside).sum()),
         first_lash_triangle=int(np.argmax(kind == LASHES)),
         first_mouth_triangle=int(np.argmax(in_mouth)),
     )

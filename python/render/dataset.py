@@ -104,7 +104,6 @@ def prepare(assets: Path, out: Path, spec: DatasetSpec) -> list[int]:
     if described.exists():
         there = json.loads(described.read_text())
         differ = sorted(k for k in wanted.keys() | there.keys() if wanted.get(k) != there.get(k))
-        # A longer data set of the same seed begins with the same samples, but its last shard may be fuller.
         if differ:
             raise ValueError(
                 f"out: {out} holds another data set (differs in {', '.join(differ)}); "

@@ -87,16 +87,16 @@ def roll_of_similarity(matrix: NDArray[np.float64]) -> float:
 
 
 @numba.njit(cache=True, nogil=True)
-def blend(out, neutral, deltas, weights, active, step, start, stop, block):  # type: ignore[no-untyped-def]
-    """out[start:stop] = neutral + step * sum_k weights[k] * deltas[k], over flattened coordinates.
+def blend(out, neutral, deltas, weights, active, step, block):  # type: ignore[no-untyped-def]
+    """out = neutral + step * sum_k weights[k] * deltas[k], over flattened coordinates.
 
     `active` [K, blocks] marks the blocks of `block` coordinates in which a shape moves anything; the others
-    are skipped. `start` and `stop` are multiples of `block` or the end.
+    are skipped.
     """
     n_shapes = weights.shape[0]
     accumulated = np.empty(block, np.float32)
-    for first in range(start, stop, block):
-        last = min(first + block, stop)
+    for first in range(0, neutral.shape[0], block):
+        last = min(first + block, neutral.shape[0])
         n = last - first
         for i in range(n):
             accumulated[i] = 0.0

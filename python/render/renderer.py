@@ -39,7 +39,6 @@ _PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
 _GAZE = {"Out": 0.55, "In": 0.55, "Up": 0.42, "Down": 0.5}
 _SHADOW_SIZE = 96
 _SHADOW_CM = 26.0
-_LIPS_APART_CM = 0.03
 
 
 @dataclass(frozen=True)
@@ -137,13 +136,13 @@ class Renderer:
         """Draw one sample. The returned theta carries the roll that the alignment left in the crop."""
         theta = sample.theta.copy()
         expression = theta[3 : 3 + len(self.table.expression)]
-        mouth_open = self._place_vertices(sample, expression)
+        self._place_vertices(sample, expression)
         to_canvas, roll = self._project(theta, sample.distance)
         theta[self.table.index("roll")] = roll
         xy = self._plane @ to_canvas[:, :2].T.astype(np.float32) + to_canvas[:, 2].astype(np.float32)
         skin = compose(self.skin, sample.skin, expression)
         samples_xy = np.ascontiguousarray((xy + 0.5) * shading.SUPERSAMPLING - 0.5, dtype=np.float32)
-        self._rasterise(sample, samples_xy, mouth_open)
+        self._rasterise(sample, samples_xy)
         image = self._shade(sample, skin, samples_xy, to_canvas)
         dense = xy[self.face.dense]
         light = np.array(sample.light.direction) * sample.light.share
@@ -160,8 +159,8 @@ class Renderer:
             seed=sample.seed,
         )
 
-    def _place_vertices(self, sample: Sample, expression: F32) -> bool:
-        """Head-frame positions of all vertices; whether the inside of the mouth can be seen."""
+    def _place_vertices(self, sample: Sample, expression: F32) -> None:
+        """Head-frame positions of all vertices."""
         face = self.face
         shapes = expression @ self._shape_matrix
         for name, weight in sample.hidden_shapes.items():
@@ -173,16 +172,9 @@ class Renderer:
         weights[close] -= sample.lips_sealed * gap / self._lip_gap[close]
         v = len(face.neutral)
         flat, neutral = self._points[:v].reshape(-1), face.neutral.reshape(-1)
-        # Lips are outside: blend that first, and the inside of the mouth only if it shows.
-        middle = min(-(-3 * face.first_mouth_vertex // BLOCK) * BLOCK, 3 * v)
-        step = np.float32(face.step)
-        geometry.blend(flat, neutral, face.deltas, weights, face.active, step, 0, middle, BLOCK)
+        geometry.blend(flat, neutral, face.deltas, weights, face.active, np.float32(face.step), BLOCK)
         self._turn_eyeballs(weights)
         landmarks = self._points[face.landmarks]
-        gap = np.linalg.norm(landmarks[[61, 62, 63]] - landmarks[[67, 66, 65]], axis=1).max()
-        mouth_open = bool(gap > _LIPS_APART_CM)
-        if mouth_open:
-            geometry.blend(flat, neutral, face.deltas, weights, face.active, step, middle, 3 * v, BLOCK)
         positions, density = place_hair(self.hair, sample.hair, self._points[:v], face.neutral)
         self._points[self._hair_at : self._glasses_at] = positions
         self._density[self._hair_at : self._glasses_at] = density
@@ -192,7 +184,6 @@ class Renderer:
         body = geometry.rotation(follow * pitch, follow * yaw, 0.0)
         body_to_head = geometry.rotation(pitch, yaw, 0.0).T @ body
         self._points[self._clothes_at :] = place_clothes(sample.clothes, landmarks[8], body_to_head)
-        return mouth_open
 
     def _turn_eyeballs(self, weights: F32) -> None:
         """The model's eyeLook shapes move the lids only: turn the eyeballs in their sockets to match."""
@@ -225,7 +216,7 @@ class Renderer:
         geometry.vertex_normals(self._camera, self._triangles, self._normal)
         return to_canvas, geometry.roll_of_similarity(to_canvas)
 
-    def _rasterise(self, sample: Sample, xy: F32, mouth_open: bool) -> None:
+    def _rasterise(self, sample: Sample, xy: F32) -> None:
         face = self.face
         for buffer in (self._depth, self._lash, self._lens):
             buffer.fill(0)
@@ -233,10 +224,9 @@ class Renderer:
         tri, iw = self._triangles, self._iw
         rasterizer.draw(tri, 0, face.first_lash_triangle, True, xy, iw, self._depth, self._seen)
         rasterizer.draw(tri, *self._clothes_triangles, False, xy, iw, self._depth, self._seen)
-        if mouth_open:
-            rasterizer.draw(
-                tri, face.first_mouth_triangle, len(face.triangles), True, xy, iw, self._depth, self._seen
-            )
+        rasterizer.draw(
+            tri, face.first_mouth_triangle, len(face.triangles), True, xy, iw, self._depth, self._seen
+        )
         if not sample.hair.bald:
             shift = np.array(sample.hair.noise_shift, np.float32)
             self._uv[self._hair_at : self._glasses_at] = self._hair_uv + shift
@@ -260,7 +250,7 @@ class Renderer:
                 tri, *self._lens_triangles, xy, iw, self._depth, sample.glasses.lens + 1e-4, self._lens
             )
 
-    def _shadow_map(self, sample: Sample, mouth_open: bool) -> F32:
+    def _shadow_map(self, sample: Sample) -> F32:
         """Depth of the head seen from the light; returns camera frame -> its texels [2, 4]."""
         light = np.array(sample.light.direction, np.float32)
         up = np.array([0, 1, 0], np.float32) if abs(light[1]) < 0.95 else np.array([1, 0, 0], np.float32)
@@ -293,7 +283,7 @@ class Renderer:
         self, sample: Sample, skin: Skin, xy: F32, to_canvas: NDArray[np.float64]
     ) -> NDArray[np.uint8]:
         light, eyes, clothes = sample.light, sample.eyes, sample.clothes
-        to_light = self._shadow_map(sample, False)
+        to_light = self._shadow_map(sample)
         face_landmarks = self.face.landmarks
         right, left = xy[face_landmarks[[36, 37, 38, 39]]], xy[face_landmarks[[42, 43, 44, 45]]]
         lid = np.stack([left[np.argsort(left[:, 0])], right[np.argsort(right[:, 0])]])

@@ -7,7 +7,7 @@ networks learn to ignore it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class LightChoice:
     back_share: float
     exposure: float  # natural log
     tint: tuple[float, float]  # log ratios of red and blue to green
-    shadow: float = field(default=0.0)
+    shadow: float  # how dark cast shadows are, 0 to 1
 
 
 # --------------------------------------------------------------------------------------------- expressions

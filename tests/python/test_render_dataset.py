@@ -219,6 +219,15 @@ def test_labels_are_within_bounds(made: tuple[Path, DatasetSpec], renderer: Rend
     assert data.images(slice(None))[..., 3].max() == 255
 
 
+def test_a_render_does_not_depend_on_what_was_drawn_before(renderer: Renderer) -> None:
+    first = renderer.render(renderer.sample(21, 3))
+    for i in range(4, 9):
+        renderer.render(renderer.sample(21, i))
+    again = renderer.render(renderer.sample(21, 3))
+    for name in ("image", "theta", "landmarks", "dense", "dense_visible", "appearance"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
 def test_test_split_uses_other_skins(renderer: Renderer) -> None:
     held_out = Renderer(ASSETS, split="test")
     assert not set(held_out.skin.rows) & set(renderer.skin.rows)

@@ -109,7 +109,7 @@ def test_blend_adds_weighted_deltas_and_skips_idle_blocks() -> None:
     active = np.array([[True, False, False], [False, False, True]])
     out = np.full(10, np.nan, np.float32)
     weights = np.array([2.0, 1.0], np.float32)
-    geometry.blend(out, neutral, deltas, weights, active, np.float32(0.01), 0, 10, 4)
+    geometry.blend(out, neutral, deltas, weights, active, np.float32(0.01), 4)
     expected = neutral.copy()
     expected[:4] += 2.0
     expected[8:] -= 0.5
