@@ -247,7 +247,7 @@ def test_interrupted_run_leaves_whole_rows(
     assert read["AU12"].notna().sum() == 6
 
 
-# --- what py-feat does with the table -----------------------------------------------------------------------------
+# --- what py-feat does with the table -----------------------------------------------------------------
 
 
 @pytest.fixture

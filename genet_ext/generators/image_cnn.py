@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTHS = (160, 128, 96, 64)  # channels at 4, 8, 16 and 32 px
-SHUFFLE = 4  # the last layer makes 4 x 4 pixels at each place: convolutions at 128 px would cost most of the time
+SHUFFLE = 4  # the last layer makes 4 x 4 pixels at each place: convolutions at 128 px would cost most time
 
 
 class _UpBlock(nn.Module):
