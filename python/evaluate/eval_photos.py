@@ -177,13 +177,17 @@ def ranks(photo: Photo, aus: Array, names: tuple[str, ...]) -> dict[str, Any]:
 def write_tables(path: Path, report: dict[str, Any]) -> None:
     """photos.md."""
     run_on, neutral = report["provenance"], report["neutral"]
-    worst = max(neutral["rate"], key=lambda au: np.nan_to_num(neutral["rate"][au]))
+    resting = "No neutral photograph among them."
+    if neutral["photographs"]:
+        worst = max(neutral["rate"], key=lambda au: np.nan_to_num(neutral["rate"][au]))
+        resting = (
+            f"Neutral: {neutral['photographs']}, share with an AU at {metrics.FALSE_POSITIVE} or more "
+            f"{neutral['with_a_false_au']:.2f}, most often {worst} ({neutral['rate'][worst]:.2f})."
+        )
     text = [
         "# Labelled photographs",
         f"{report['photographs']} photographs of {run_on['data']}, {report['fitted']} fitted; commit "
-        f"{run_on['commit']}; {run_on['device']}. Neutral: {neutral['photographs']}, share with an AU at "
-        f"{metrics.FALSE_POSITIVE} or more {neutral['with_a_false_au']:.2f}, most often {worst} "
-        f"({neutral['rate'][worst]:.2f}).",
+        f"{run_on['commit']}; {run_on['device']}. {resting}",
         markdown_table(
             ["photograph", "label", "leading AUs", "expected AUs: place (value)"],
             [
