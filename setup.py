@@ -101,7 +101,7 @@ def architecture_flags(architectures: str) -> list[str]:
 TOOLKIT = wanted_toolkit()
 ARCHITECTURES = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHITECTURES
 CXX_FLAGS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unused-parameter"]
-# Multiply-adds are fused where the source says so and nowhere else, so CPU and CUDA round alike. The other two
+# Multiply-adds are fused where the source says so and nowhere else: CPU and CUDA round alike. The other two
 # let square roots and comparisons be vectorised; they change no result.
 CXX_FLAGS += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 NVCC_FLAGS = ["-O3", "-std=c++17", "-fmad=false", "-lineinfo", "-Xcompiler=-fPIC,-fvisibility=hidden"]
