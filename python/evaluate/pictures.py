@@ -16,14 +16,13 @@ from genet_ext.faces import BOX_CENTRE, BOX_SIDE
 from genet_ext.images import UInt8Array
 from python.evaluate import metrics
 from python.evaluate.metrics import Array
-from python.render.geometry import CROP_SIZE, MARGIN
+from python.render.geometry import MARGIN
 from python.render.reader import RenderDataset, load_dataset
 from python.train.augment import photograph
 
 Labels = npt.NDArray[np.str_]
 
 CHUNK = 64  # renders read at a time
-RAMP = "ramp"
 # How much smaller the picture is than the render, in which 38 px lie between the eyes, and how often.
 SCALES, SCALE_SHARES = (1.0, 0.6, 0.4), (0.6, 0.2, 0.2)
 EYE_DISTANCE = 38
@@ -42,9 +41,9 @@ class TestSet:
         scale: [N], picture px per px of the 128 px crop.
         box: [N, 4] loose face boxes.
         person: [N].
-        level, ramp, ramp_au: of the pictures of a ramp (see python.evaluate.second_model); ramp is -1
-        elsewhere. groups: labels [N] by what they tell apart: yaw, skin tone, resolution. neutral_groups:
-        labels [N] that mean something on neutral faces only: eye shape.
+        level, ramp, ramp_au: of the pictures of a ramp (see python.evaluate.second_model); -1 elsewhere.
+        groups: labels [N] by what they tell apart: yaw, skin tone, resolution.
+        neutral_groups: labels [N] that mean something on neutral faces only: eye shape.
     """
 
     renders: RenderDataset
@@ -175,6 +174,3 @@ def _eye_opening(landmarks: Array) -> Array:
     width = np.linalg.norm(landmarks[:, [36, 42]] - landmarks[:, [39, 45]], axis=-1).mean(1)
     out: Array = height / width
     return out
-
-
-assert CROP_SIZE == 128  # the unit of `scale`
