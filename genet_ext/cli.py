@@ -180,13 +180,14 @@ def _fit_and_report(
     stream = fit_stream(list(images), device=options.device, progress=not options.quiet, **search)
     failures: list[str] = []
     leading: list[FitResult] = []
-    fitted = written = 0
+    fitted = written = doubtful = 0
     for part in stream:
         part = replace(part, source=[names[i] for i in part.image])
         if table is not None:
             part.to_frame().to_csv(table, mode="a" if written else "w", header=not written, index=False)
         written += len(part)
         fitted += int(part.fitted.sum())
+        doubtful += part.quality.count("doubtful")
         failures += [
             f"{s}: {m}" for s, m, ok in zip(part.source, part.message, part.fitted, strict=True) if not ok
         ]
@@ -197,7 +198,7 @@ def _fit_and_report(
         _print_table(shown, written)
     if picture is not None:
         shown.plot(picture)
-    _print_summary(fitted, failures, table, picture)
+    _print_summary(fitted, doubtful, failures, table, picture)
     return SOME_FAILED if failures else ALL_FITTED
 
 
@@ -218,9 +219,15 @@ def _print_table(result: FitResult, total: int) -> None:
         print(f"... {total - len(result)} more rows")
 
 
-def _print_summary(fitted: int, failures: list[str], table: Path | None, picture: Path | None) -> None:
+def _print_summary(
+    fitted: int, doubtful: int, failures: list[str], table: Path | None, picture: Path | None
+) -> None:
     written = [str(path) for path in (table, picture) if path is not None]
-    print(f"{fitted} face{'s' * (fitted != 1)} fitted" + (f"; wrote {', '.join(written)}" if written else ""))
+    said = f" ({doubtful} doubtful)" if doubtful else ""
+    print(
+        f"{fitted} face{'s' * (fitted != 1)} fitted{said}"
+        + (f"; wrote {', '.join(written)}" if written else "")
+    )
     if failures:
         print(f"{len(failures)} not fitted:", file=sys.stderr)
         for line in failures[:SHOWN_FAILURES]:

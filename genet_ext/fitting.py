@@ -35,7 +35,7 @@ from genet_ext.faces import (
 )
 from genet_ext.images import Source, UInt8Array, iter_sources
 from genet_ext.models import Models, load_models
-from genet_ext.objective import Target, extract, feature_distance_of, prior_mean
+from genet_ext.objective import Target, extract, feature_distance_of, misfit_of, prior_mean
 from genet_ext.parameters import IDENTITY
 from genet_ext.result import FitResult, concatenate
 from genet_ext.solver import SETTING_NAMES, Objective, SearchOutcome, SearchSettings, search
@@ -352,6 +352,7 @@ def _search_fields(
     ]
     fitted = np.array([s.fitted for s in status], bool)
     distance = feature_distance_of(models, outcome.theta, target.features, kind, delta, settings.ops)
+    misfit = misfit_of(models, outcome.theta, target.features, settings.ops)
     sd = np.full((len(status), len(table.names)), np.nan)
     if uncertainty:
         mean = prior_mean(models, target.regressed)
@@ -362,6 +363,7 @@ def _search_fields(
         "theta": _nan_rows(outcome.theta, fitted),
         "loss": np.where(fitted, loss, np.nan),
         "distance": np.where(fitted, distance.double().cpu().numpy(), np.nan),
+        "misfit": np.where(fitted, misfit.double().cpu().numpy(), np.nan),
         "iterations": outcome.iterations.cpu().numpy().astype(np.int64),
         "sd": np.where(fitted[:, None], sd, np.nan),
     }

@@ -76,6 +76,16 @@ def feature_distance_of(
         return in_chunks(run, theta, target)[0]
 
 
+def misfit_of(models: Models, theta: Tensor, target: Tensor, ops: ModuleType) -> Tensor:
+    """How badly H explains the photographs at theta [B, P]: [B], about 1 where only skin and light differ.
+
+    The squared distance over the one to be expected: the whitened features of the same face under another
+    light have unit variance.
+    """
+    expected = 0.5 * models.prior.feature_weight.sum()
+    return feature_distance_of(models, theta, target, "squared", 1.0, ops) / expected
+
+
 def image_objective(
     models: Models,
     theta: Tensor,

@@ -64,7 +64,8 @@ def plot_result(result: FitResult, path: str | Path | None = None) -> Figure:
     for row, (left, middle, right) in enumerate(axes):
         _show(left, result.crops[row], _title(result, row))
         if result.fitted[row]:
-            _show(middle, renderings[row], "rendering of the fit" if row == 0 else "")
+            said = "doubtful fit" if result.quality[row] == "doubtful" else "rendering of the fit"
+            _show(middle, renderings[row], said if row == 0 or said == "doubtful fit" else "")
             _bars(right, aus[row], deviations[row])
         else:
             _show(middle, None, "")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 
 BOX_COLUMNS = ["FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight"]
+DOUBTFUL_MISFIT = 2.5
 POSE_COLUMNS = ["pitch_deg", "yaw_deg", "roll_deg"]
 LANDMARK_COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(68)]
 
@@ -61,6 +62,8 @@ class FitResult:
         similarity: float64 [N, 2, 3], photograph px -> crop px.
         loss: float64 [N], the objective at the optimum.
         distance: float64 [N], its part without the prior: how well the face model explains the photograph.
+        misfit: float64 [N], the squared distance over the one to be expected: photographs of faces have 0.4
+            to 1.5, anything else 5 and more; see :attr:`quality`.
         iterations: int [N], steps taken.
         sd: float64 [N, 20], standard deviation of each AU (Laplace approximation); NaN if not asked for.
         baseline: float64 [N, 20], AUs of the subject's neutral photograph, already subtracted in ``aus``;
@@ -84,6 +87,7 @@ class FitResult:
     similarity: Array
     loss: Array
     distance: Array
+    misfit: Array
     iterations: Array
     sd: Array
     baseline: Array
@@ -136,12 +140,22 @@ class FitResult:
         """bool [N], whether a face has numbers."""
         return np.array([status.fitted for status in self.status], bool)
 
+    @property
+    def quality(self) -> list[str]:
+        """``"good"``, ``"doubtful"`` where the fit explains the picture badly, ``""`` where nothing was fitted.
+
+        Doubtful are pictures of no face at all, and of faces far out of pose or mostly covered.
+        """
+        words = np.where(self.misfit < DOUBTFUL_MISFIT, "good", "doubtful")
+        return [str(word) if ok else "" for word, ok in zip(words, self.fitted, strict=True)]
+
     def to_frame(self, landmarks: bool = True) -> pd.DataFrame:
         """Everything as one table, a row per face.
 
         Columns: input, image, face, status, message; FaceRectX, Y, Width, Height and FaceScore; AU01 ... AU43
-        and their standard deviations sd_au01 ...; pitch_deg, yaw_deg, roll_deg; loss, distance, iterations;
-        the expression and identity parameters as p_au01_l ..., p_id_00 ...; the landmarks x_0 ... y_67.
+        and their standard deviations sd_au01 ...; pitch_deg, yaw_deg, roll_deg; loss, distance, misfit,
+        quality, iterations; the expression and identity parameters as p_au01_l ..., p_id_00 ...; the
+        landmarks x_0 ... y_67.
         (Lower case, since py-feat's ``read_feat`` takes every column with "AU" in its name for an Action
         Unit.)
         """
@@ -159,7 +173,15 @@ class FitResult:
             self.aus,
             self.aus_sd.rename(columns=lambda name: f"sd_{name.lower()}"),
             self.pose,
-            pd.DataFrame({"loss": self.loss, "distance": self.distance, "iterations": self.iterations}),
+            pd.DataFrame(
+                {
+                    "loss": self.loss,
+                    "distance": self.distance,
+                    "misfit": self.misfit,
+                    "quality": self.quality,
+                    "iterations": self.iterations,
+                }
+            ),
             self.expression.rename(columns=lambda name: f"p_{name.lower()}"),
             self.identity.add_prefix("p_"),
         ]
@@ -254,6 +276,8 @@ class FitResult:
         lines = [f"FitResult: {len(self)} face{'s' * (len(self) != 1)} in {len(set(self.image))} image(s)"]
         if failed:
             lines[0] += f", {failed} not fitted (see .status and .message)"
+        if doubtful := self.quality.count("doubtful"):
+            lines[0] += f", {doubtful} doubtful (see .quality)"
         for row, values in enumerate(self._au_values()[:5]):
             name = f"  {Path(self.source[row]).name} #{self.face[row]} {self.status[row]}"
             if self.status[row].fitted:

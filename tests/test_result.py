@@ -1,5 +1,7 @@
 """The table of a fit: scales, units, signs, files and pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -114,6 +116,14 @@ def test_plot_says_what_it_cannot_draw(result):
     lost = fit(astronaut(), boxes=BOX, models=result.models, iterations=1, keep_crops=0, progress=False)
     with pytest.raises(ValueError, match="photograph of face 0 was not kept; fit with keep_crops=1"):
         lost.plot()
+
+
+def test_quality_is_a_word_for_the_misfit(result):
+    assert result.quality[1] == ""
+    result = replace(result, misfit=np.array([0.9, np.nan, 9.0]))
+    assert result.quality == ["good", "", "doubtful"]
+    assert "1 doubtful" in repr(result)
+    assert result.to_frame()["quality"].tolist() == ["good", "", "doubtful"]
 
 
 def test_status_words():

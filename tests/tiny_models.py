@@ -16,7 +16,7 @@ def tiny_models(seed: int) -> Models:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         extractor = Extractor(models.space.size, widths=(4, 8, 8, 8))
-        generator = ImageGenerator(models.space.size, APPEARANCE, widths=(8, 8, 8, 8, 8, 8))
+        generator = ImageGenerator(models.space.size, APPEARANCE, widths=(8, 8, 8, 8))
     extractor.eval().requires_grad_(False)
     generator.eval().requires_grad_(False)
     return replace(models, extractor=extractor, image_generator=generator)
