@@ -142,7 +142,7 @@ class FitResult:
 
     @property
     def quality(self) -> list[str]:
-        """``"good"``, ``"doubtful"`` where the fit explains the picture badly, ``""`` where nothing was fitted.
+        """``"good"``, ``"doubtful"`` where the fit explains the picture badly, empty if not fitted.
 
         Doubtful are pictures of no face at all, and of faces far out of pose or mostly covered.
         """
