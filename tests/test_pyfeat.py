@@ -25,14 +25,16 @@ import matplotlib.pyplot as plt
 import pyfeat_standins as standins
 from feat.data import Fex, ImageDataset
 from feat.utils.io import read_feat
+from tiny_models import tiny_models
 from torch.utils.data import DataLoader
 
 import genet_ext
-from genet_ext.models import random_models
+from genet_ext import fitting
 from genet_ext.pyfeat import AU_COLUMNS, EXTRA_COLUMNS, add_aus, model
 
 PICTURES = ["single_face.jpg", "free-mountain-vector-01.jpg", "multi_face.jpg"]  # 1, 0 and 5 faces
 FAST = {"iterations": 5}
+MODELS = tiny_models(0)
 NOTHING_ELSE = {"landmark_model": None, "emotion_model": None, "identity_model": None, "gaze_model": None}
 
 pytestmark = pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress")
@@ -40,19 +42,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:face_model='retinaface' does not
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(model, "_models", lambda device: _untrained())
+    monkeypatch.setattr(fitting, "shipped_models", lambda device: MODELS)
     with standins.offline_py_feat(tmp_path_factory.mktemp("weights")):
         yield
     plt.close("all")
-
-
-_UNTRAINED: list[Any] = []
-
-
-def _untrained() -> Any:
-    if not _UNTRAINED:
-        _UNTRAINED.append(random_models(0))
-    return _UNTRAINED[0]
 
 
 @pytest.fixture
@@ -171,7 +164,7 @@ def test_aus_are_those_of_fit(paths: list[str]) -> None:
     fex = detect(paths[2:])
     left, top, width, height = fex.faceboxes.to_numpy()[:, :4].T
     boxes = np.stack([left, top, left + width, top + height], axis=1)
-    result = genet_ext.fit(paths[2:], boxes=[boxes], models=_untrained(), progress=False, **FAST)
+    result = genet_ext.fit(paths[2:], boxes=[boxes], models=MODELS, progress=False, **FAST)
     np.testing.assert_array_equal(fex.aus, result.aus.astype(np.float32))
     np.testing.assert_array_equal(fex["genet_loss"], result.loss.astype(np.float32))
 
@@ -247,7 +240,19 @@ def test_interrupted_run_leaves_whole_rows(
     assert read["AU12"].notna().sum() == 6
 
 
-# --- what py-feat does with the table -----------------------------------------------------------------
+def test_smile_and_surprise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped weights, on py-feat's own photographs and (for the smile) py-feat's own box."""
+    monkeypatch.undo()  # the shipped models again
+    pictures = [str(standins.test_data() / name) for name in ("single_face.jpg", "0-f1-su-ph.jpg")]
+    made = feat.Detectorv1(au_model="genet", **NOTHING_ELSE)
+    smile, surprise = (row for _, row in made.detect(pictures, progress_bar=False).aus.iterrows())
+    assert smile["AU12"] >= 0.4
+    assert "AU12" in smile.nlargest(3).index
+    assert {"AU25", "AU26"} <= set(surprise.nlargest(3).index)
+    assert surprise["AU12"] < 0.2
+
+
+# --- what py-feat does with the table ---
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-
-if TYPE_CHECKING:
-    from genet_ext.models import Models
 
 NAME = "genet"
 AU_NUMBERS = (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)
@@ -62,6 +58,12 @@ class GenetAUModel:
         """The columns of :meth:`rows`, AUs first."""
         return AU_COLUMNS + (EXTRA_COLUMNS if self.extra_columns else [])
 
+    def detect_au_from_frames(
+        self, frames: Sequence[torch.Tensor] | torch.Tensor, boxes: Sequence[torch.Tensor]
+    ) -> pd.DataFrame:
+        """:meth:`rows` with the boxes as py-feat has them, integer tensors on its device."""
+        return self.rows(frames, [box.detach().cpu().numpy().astype(np.float32) for box in boxes])
+
     def rows(
         self, frames: Sequence[torch.Tensor] | torch.Tensor, boxes: Sequence[npt.NDArray[np.float32]]
     ) -> pd.DataFrame:
@@ -100,7 +102,6 @@ class GenetAUModel:
                 images,
                 boxes=boxes,
                 device=self.device,
-                models=_models(self.device),
                 keep_crops=0,
                 progress=False,
                 **self.fit_options,
@@ -126,13 +127,6 @@ def _fit_device(device: str) -> str:
         warnings.warn("genet-ext has no kernels for Apple's MPS: the AUs are fitted on the CPU", stacklevel=4)
         return "cpu"
     return device
-
-
-@functools.lru_cache(maxsize=4)
-def _models(device: str) -> Models:
-    from genet_ext.models import load_models
-
-    return load_models(device)
 
 
 def _pixels(frame: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -111,6 +111,8 @@ def raise_if_refused() -> None:
 def _extend(detector: ModuleType, alias: bool, check: bool) -> None:
     """Wrap the functions of the py-feat whose module `feat.detector` has just been loaded."""
     global _refusal
+    if _knows_genet(detector):
+        return
     from genet_ext.pyfeat import wrappers
 
     _refusal = _why_refused() if check else None
@@ -130,6 +132,12 @@ def _extend(detector: ModuleType, alias: bool, check: bool) -> None:
     if alias:
         for module in (feat, detector):
             _patches.replace(module, "Detector", lambda _: detector.Detectorv1)
+
+
+def _knows_genet(detector: ModuleType) -> bool:
+    """Whether this py-feat finds AU models by entry point, as docs/upstream-proposal.md proposes."""
+    cls = getattr(detector, "Detectorv1", None)
+    return "genet" in getattr(cls, "SUPPORTED_MODELS", {}).get("au_model", {}).get("options", ())
 
 
 def _with_genet_option(supported: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

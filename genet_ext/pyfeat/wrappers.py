@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -75,8 +74,8 @@ def wrap_forward(original: Callable[..., pd.DataFrame]) -> Callable[..., pd.Data
         if not isinstance(au_model, GenetAUModel):
             return original(self, faces_data, batch_data)
         table = original(_WithoutAUModel(self), faces_data, batch_data)
-        boxes = [face["new_boxes"].detach().cpu().numpy().astype(np.float32) for face in faces_data]
-        rows = au_model.rows(batch_data["Image"], boxes)
+        boxes = [face["new_boxes"] for face in faces_data]
+        rows = au_model.detect_au_from_frames(batch_data["Image"], boxes)
         table[AU_COLUMNS] = rows[AU_COLUMNS].to_numpy()
         return pd.concat([table, rows.drop(columns=AU_COLUMNS)], axis=1)
 
