@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CROP_SIZE = 128  # px, side of the aligned face crop
 FEATURES = 256  # D
 LANDMARKS = 68
 POINT_SCALE = 10.0  # px per unit of the landmark head: its outputs then have unit spread
+COLOUR_GRID = 4  # the crop's mean colours on a 4 x 4 grid tell skin and light, which the features forget
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
 WIDTHS = (16, 32, 64, 128)  # channels at strides 2, 4, 8, 16: 82 million multiply-adds per face
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
@@ -85,7 +87,7 @@ class Extractor(nn.Module):
         self.dense = nn.Linear(FEATURES, 2 * dense) if dense else None
         self.hidden = nn.Linear(FEATURES, FEATURES)
         self.parameters_head = nn.Linear(FEATURES, parameters)
-        self.appearance_head = nn.Linear(FEATURES, APPEARANCE)
+        self.appearance_head = nn.Linear(FEATURES + 3 * COLOUR_GRID**2, APPEARANCE)
 
     def features(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, 128, 128] in [0, 1] -> features [B, D]."""
@@ -96,15 +98,16 @@ class Extractor(nn.Module):
         features: Tensor = self.embed(torch.relu(self.reduce(x)).flatten(1))
         return features
 
-    def heads(self, features: Tensor) -> ExtractorOutput:
-        """features [B, D] -> what is regressed from them."""
+    def heads(self, features: Tensor, pixels: Tensor) -> ExtractorOutput:
+        """features [B, D] of pixels [B, 3, 128, 128] -> what is regressed from them."""
         points = self.points(features).reshape(-1, LANDMARKS, 2) * POINT_SCALE
         hidden = torch.relu(self.hidden(features))
-        return ExtractorOutput(features, self.parameters_head(hidden), points, self.appearance_head(hidden))
+        appearance = self.appearance_head(appearance_inputs(features, pixels))
+        return ExtractorOutput(features, self.parameters_head(hidden), points, appearance)
 
     def forward(self, pixels: Tensor) -> ExtractorOutput:
         """pixels float [B, 3, 128, 128] in [0, 1] -> :class:`ExtractorOutput`."""
-        return self.heads(self.features(pixels))
+        return self.heads(self.features(pixels), pixels)
 
     def fuse(self) -> None:
         """Fold every batch norm into its convolution, in place (evaluation mode only)."""
@@ -113,3 +116,9 @@ class Extractor(nn.Module):
         for module in list(self.modules()):
             if isinstance(module, _ConvNorm):
                 module.fuse()
+
+
+def appearance_inputs(features: Tensor, pixels: Tensor) -> Tensor:
+    """What the appearance is regressed from: features [B, D] and the mean colours of a grid, [B, D + 48]."""
+    colours = functional.avg_pool2d(pixels, CROP_SIZE // COLOUR_GRID).flatten(1)
+    return torch.cat([features, colours], 1)

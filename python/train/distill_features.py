@@ -3,10 +3,10 @@ r"""Distil the feature generator H from F on renders, and estimate the whitening
     python -m python.train.distill_features --data renders/train --held-out renders/eval \
         --extractor runs/f --out runs/h
 
-H learns the mean of F's features given the parameters: skin, light, background, blur and alignment are drawn
-anew for each render, so what is left of the features around H is the nuisance residual. Its covariance, taken
-on held-out renders (other skins, other identities), gives the whitening; the covariance of F's regression
-error there gives the prior's precision.
+F's appearance head is solved by least squares. H learns the mean of F's features given the parameters: skin,
+light, background, blur and alignment are drawn anew for each render, so what is left of the features around H
+is the nuisance residual. Its covariance, taken on held-out renders (other skins, other identities), gives the
+whitening; the covariance of F's regression error there gives the prior's precision.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.face_cnn import FEATURES
+from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
 from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.render.reader import RenderDataset
@@ -59,16 +59,24 @@ def main() -> None:
 
     extractor = Extractor(space.size)
     weights = load_file(arguments.extractor / "extractor.safetensors")
-    extractor.load_state_dict({key: value.float() for key, value in weights.items()})
+    weights = {key: value.float() for key, value in weights.items() if "appearance_head" not in key}
+    extractor.load_state_dict(weights, strict=False)
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     views = config["views"]
     seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, arguments.workers)
+    fit_appearance(extractor, seen)
+    export(extractor.state_dict(), arguments.out / "extractor.safetensors")
     net = train(seen.theta, seen.features, config, arguments.out, arguments.seed)
 
     held_out = load_renders(arguments.held_out)
     seen = observe(extractor, held_out, views, arguments.seed + 1000, arguments.workers)
-    theta, features, regressed = seen
+    theta, features, regressed = seen.theta, seen.features, seen.regressed
+    predicted = extractor.appearance_head(seen.appearance_inputs)
+    unexplained = (
+        (predicted - seen.appearance).square().sum() / seen.appearance.var(0, False).sum() / len(seen.theta)
+    )
+    print(f"held-out share of the appearance's variance that is regressed: {1 - unexplained:.3f}")
     with torch.no_grad():
         residual = features - net(theta)
         whitening = inverse_root(residual.T @ residual / len(residual))
@@ -105,6 +113,8 @@ class Observed(NamedTuple):
     theta: Tensor  # [N, P] the truth
     features: Tensor  # [N, D]
     regressed: Tensor  # [N, P]
+    appearance_inputs: Tensor  # [N, D + 48]
+    appearance: Tensor  # [N, A] the truth
 
 
 @torch.no_grad()
@@ -116,7 +126,8 @@ def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int,
     progress = tqdm(total=len(examples), desc="features", unit="face", disable=None)
     for batch in batches(examples, OBSERVE_BATCH, device, workers):
         said = extractor(batch["pixels"])
-        out.append(Observed(batch["theta"], said.features, said.parameters))
+        inputs = appearance_inputs(said.features, batch["pixels"])
+        out.append(Observed(batch["theta"], said.features, said.parameters, inputs, batch["appearance"]))
         progress.update(len(said.features))
     progress.close()
     return Observed(*(torch.cat(column) for column in zip(*out, strict=True)))
@@ -144,6 +155,19 @@ def train(theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, se
         net.layer3.weight.mul_(scale[:, None])
         net.layer3.bias.mul_(scale).add_(centre)
     return net.requires_grad_(False)
+
+
+def fit_appearance(extractor: Extractor, seen: Observed) -> None:
+    """Set the appearance head to the least-squares answer (it is linear, so it is solved, not trained)."""
+    inputs, mean = seen.appearance_inputs.double(), seen.appearance_inputs.double().mean(0)
+    spread = inputs.std(0)
+    design = (inputs - mean) / spread
+    gram = design.T @ design / len(design) + SHRINKAGE * torch.eye(len(mean), dtype=torch.float64).to(design)
+    truth = seen.appearance.double()
+    slopes = torch.linalg.solve(gram, design.T @ (truth - truth.mean(0)) / len(design)) / spread[:, None]
+    with torch.no_grad():
+        extractor.appearance_head.weight.copy_(slopes.T)
+        extractor.appearance_head.bias.copy_(truth.mean(0) - mean @ slopes)
 
 
 def inverse_root(covariance: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Train the extractor F on renders: parameters, landmarks, dense surface points and appearance.
+"""Train the extractor F on renders: parameters, landmarks and dense surface points.
 
 python -m python.train.train_extractor --data renders/train --out runs/first
 """
@@ -74,19 +74,17 @@ def training_losses(net: Extractor, batch: Example, weights: Tensor) -> dict[str
     with torch.autocast(batch["pixels"].device.type, torch.bfloat16):
         features = net.features(batch["pixels"])
     # The heads are linear algebra on 256 numbers: full precision costs nothing and keeps landmarks sharp.
-    out = net.heads(features.float())
+    out = net.heads(features.float(), batch["pixels"])
     assert net.dense is not None
     dense = net.dense(out.features).reshape(len(features), -1, 2) * POINT_SCALE
     parameters = (weights * (out.parameters - batch["theta"]).square()).sum(1).mean()
     landmarks_px = (out.landmarks - batch["landmarks"]).abs().mean()
     surface_px = ((dense - batch["dense"]).abs().mean(2) * batch["dense_weight"]).mean()
-    appearance = (out.appearance - batch["appearance"]).abs().mean()
     return {
-        "loss": parameters + (landmarks_px + surface_px) / POINT_TOLERANCE + 0.1 * appearance,
+        "loss": parameters + (landmarks_px + surface_px) / POINT_TOLERANCE,
         "parameters": parameters,
         "landmarks_px": landmarks_px,
         "surface_px": surface_px,
-        "appearance": appearance,
     }
 
 
