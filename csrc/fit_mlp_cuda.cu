@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
 }
 
 template <typename T, typename Shape>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     search_tile(const __grid_constant__ FitMlpArgs<T> args, Workspace* workspace, const T* packed) {
   extern __shared__ __align__(16) unsigned char shared[];
   auto* slots = reinterpret_cast<TileSlot<T>*>(shared);
