@@ -3,8 +3,8 @@
 python csrc/check_cuda.py --report build/cuda-report.txt
 
 Needs nvcc (CUDA_HOME, the PATH or /usr/local/cuda) and no GPU. Fails if a file does not compile, or a kernel
-spills registers on an architecture that the kernels are tuned for; elsewhere spills are reported. Architectures
-that this nvcc does not know are left out, and said so.
+spills registers on an architecture that the kernels are tuned for; elsewhere spills are reported.
+Architectures that this nvcc does not know are left out, and said so.
 """
 
 from __future__ import annotations
