@@ -6,8 +6,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import subprocess
 import time
 import tomllib
 from pathlib import Path
@@ -18,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from python.evaluate.common import commit, processor
 from python.render.reader import RenderDataset
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -183,10 +182,9 @@ def export(state: dict[str, Tensor], path: Path, half: bool = True) -> None:
 
 def describe(renders: RenderDataset, trainer: Trainer, config: dict[str, Any]) -> None:
     """Print what this run is made of, for the log and the model card."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     device = next(trainer.network.parameters()).device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     print(
         f"{len(renders)} renders, {trainer.steps} steps of {config['batch']}, seed {trainer.seed}", flush=True
     )
-    print(f"torch {torch.__version__} on {name}, commit {git.stdout.strip() or 'unknown'}", flush=True)
+    print(f"torch {torch.__version__} on {name}, commit {commit()}", flush=True)
