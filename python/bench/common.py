@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from python.provenance import command, commit, processor
 
 
 def pin_threads(count: int) -> list[int]:
@@ -80,36 +80,15 @@ def machine() -> dict[str, Any]:
     """Where and with what a benchmark ran, without the host's name."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(
-        cpu=_cpu_model(),
+        cpu=processor(),
         processors=os.cpu_count(),
         load_average=os.getloadavg()[0],
         gpu=gpu,
-        gpu_driver=_command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        if gpu
-        else None,
+        gpu_driver=command("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         torch=torch.__version__,
         cuda=torch.version.cuda,
         python=platform.python_version(),
         system=platform.system(),
-        commit=_command("git", "rev-parse", "HEAD"),
-        uncommitted_changes=bool(_command("git", "status", "--porcelain", "--untracked-files=no")),
+        commit=commit(),
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def _command(*command: str) -> str | None:
-    """Its output, or None where it is missing or fails (no git in a source archive, say)."""
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return result.stdout.strip()

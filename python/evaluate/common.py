@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,8 +15,7 @@ import numpy as np
 import torch
 
 import genet_ext
-
-ROOT = Path(__file__).resolve().parents[2]
+from python.provenance import commit, processor
 
 
 def provenance(device: str | torch.device, weights: Path | None = None, **settings: Any) -> dict[str, Any]:
@@ -36,30 +34,6 @@ def provenance(device: str | torch.device, weights: Path | None = None, **settin
         "weights": "shipped" if weights is None else weights.name,
         **settings,
     }
-
-
-def commit() -> str:
-    """Short hash of the working tree's commit, with a plus where there are changes on top of it."""
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run(
-        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    if not head:
-        return "unknown"
-    dirty = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
-    ).stdout.strip()
-    return head + ("+" if dirty else "")
-
-
-def processor() -> str:
-    """Model name of the processor."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

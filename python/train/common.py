@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from python.evaluate.common import commit, processor
+from python.provenance import commit, processor
 from python.render.reader import RenderDataset
 
 CONFIGS = Path(__file__).parent / "configs"
