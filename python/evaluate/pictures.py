@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from genet_ext.action_units import load_action_units
 from genet_ext.faces import BOX_CENTRE, BOX_SIDE
@@ -18,7 +19,7 @@ from python.evaluate import metrics
 from python.evaluate.metrics import Array
 from python.render.geometry import MARGIN
 from python.render.reader import RenderDataset, load_dataset
-from python.train.augment import photograph
+from python.train.augment import Draw, photographs
 
 Labels = npt.NDArray[np.str_]
 
@@ -73,8 +74,11 @@ class TestSet:
     def pictures(self) -> Iterator[UInt8Array]:
         """The N pictures, uint8 [H, W, 3], in order: background, light, blur, noise and size by the seed."""
         for index, row in enumerate(self.rows):
-            rgba, other = self.renders.images([row, self.rows[(index + 1) % len(self)]])
-            photo = photograph(rgba, other, np.random.default_rng([self.seed, 8, int(row)]))
+            pair = self.renders.images([row, self.rows[(index + 1) % len(self)]])
+            rgba, other = (torch.from_numpy(pair).permute(0, 3, 1, 2).float() / 255).split(1)
+            draw = Draw(1, torch.Generator().manual_seed(self.seed * 1_000_003 + int(row)))
+            pixels = photographs(rgba, other, draw)[0].permute(1, 2, 0)
+            photo = (pixels * 255).round().to(torch.uint8).numpy()
             side = round(photo.shape[0] * self.scale[index])
             if side != photo.shape[0]:
                 photo = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)

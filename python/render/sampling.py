@@ -296,7 +296,7 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         weights[f"{shape}_R"] = weights.get(f"{shape}_R", 0.0) + value * (1 - shift)
 
     # What the model's neutral lacks to be a photographed neutral face (fitted to such), jittered.
-    add("browDown", clipped(0.12, 0.07, -0.05, 0.28))
+    add("browDown", clipped(0.12, 0.05, 0.0, 0.24))
     add("eyeSquint", clipped(0.08, 0.05, -0.05, 0.2))
     add("mouthSmile", clipped(0.06, 0.06, -0.06, 0.18))
     jaw = clipped(0.01, 0.012, 0.0, 0.035)
@@ -308,10 +308,10 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
             weights[f"{shape}_{side}"] = clipped(0.0, sd, -0.1, 0.1)
     # The cut of the eye: lids that sit low or high at rest.
     if rng.random() < 0.6:
-        add("eyeBlink", clipped(0.06, 0.1, -0.08, 0.28), 0.08)
-        add("eyeSquint", clipped(0.0, 0.1, -0.2, 0.25), 0.08)
-        add("eyeWide", clipped(0.0, 0.08, -0.2, 0.2), 0.08)
-    for shape, sd in zip(LOCAL_SHAPES, (0.09, 0.07, 0.11, 0.1, 0.09), strict=True):
+        add("eyeBlink", clipped(0.05, 0.07, -0.08, 0.2), 0.08)
+        add("eyeSquint", clipped(0.0, 0.08, -0.16, 0.2), 0.08)
+        add("eyeWide", clipped(0.0, 0.06, -0.15, 0.15), 0.08)
+    for shape, sd in zip(LOCAL_SHAPES, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
         weights[shape] = clipped(0.0, sd, -2 * sd, 2 * sd)
     return weights
 
@@ -380,7 +380,8 @@ def sample_skin(
         brow_keep=float(rng.uniform(0.0, 0.6) if drawn_brow else rng.uniform(0.6, 1.3)),
         brow_density=float(rng.uniform(0.25, 0.95) if drawn_brow else 0.0),
         brow_thickness=float(rng.uniform(0.22, 0.6)),
-        brow_offset=float(np.clip(rng.normal(0, 0.12), -0.25, 0.25)),
+        # Brow height beyond this would be read as AU1, AU2 and AU4, a fifth of which is 0.1 cm.
+        brow_offset=float(np.clip(rng.normal(0, 0.05), -0.1, 0.1)),
         brow_colour=_triple(np.array(hair.colour) * grey * 0.8),
         beard=float(rng.random() ** 1.5 * 0.9) if bearded else 0.0,
         moustache=float(rng.random() ** 1.5 * 0.9) if bearded and rng.random() < 0.85 else 0.0,

@@ -1,26 +1,29 @@
-"""From a render with coverage to what a camera, a file and a loose face box make of it.
+"""From renders with coverage to what a camera, a file and a loose face box make of them.
 
-One image at a time with OpenCV, about 2 ms each, everything drawn from the generator it is given. Strengths
-follow photographs: noise that hides the brows teaches nothing.
+Whole batches at a time, on the device of the renders, everything drawn from the generator it is given: on a
+GPU this is far faster than the network that learns from it, so that every example is a new photograph.
+Strengths follow photographs: noise that hides the brows teaches nothing.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from genet_ext.extractors.face_cnn import CROP_SIZE
 
 MARGIN = 32  # px of the render around the crop
 ROLL = 2  # index of roll in theta
-
-Floats = NDArray[np.floating[Any]]
-Bytes = NDArray[np.uint8]
+BACKGROUND_CELLS = (3, 5, 9, 24)  # cells per side of a random colour field
+SMALLEST = 40 / 128  # the smallest picture that a face is taken from, of its side in the crop
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -38,140 +41,242 @@ LOOSE_BOX = Jitter(8.0, 0.14, 0.16)  # what a face finder's box leaves
 
 
 @dataclass(frozen=True)
-class CropFrame:
-    """A similarity from crop pixels to render pixels: render = scale * R(angle) (crop - centre) + origin."""
+class CropFrames:
+    """Similarities from crop pixels to render pixels: render = scale * R(angle) (crop - centre) + origin."""
 
-    matrix: Floats  # [2, 3]
-    angle: float  # rad, clockwise on screen
+    linear: Tensor  # [B, 2, 2]
+    offset: Tensor  # [B, 2]
+    angle: Tensor  # [B] rad, clockwise on screen
 
-    def cut(self, image: Bytes, size: int = CROP_SIZE) -> Bytes:
-        """The crop [size, size, C] of a render."""
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        out = cv2.warpAffine(image, self.matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(out, np.uint8)
+    def cut(self, images: Tensor, size: int = CROP_SIZE) -> Tensor:
+        """The crops [B, C, size, size] of renders [B, C, H, W], bilinear."""
+        axis = torch.arange(size, dtype=images.dtype, device=images.device)
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        points = torch.stack([x, y], -1).reshape(1, -1, 2) @ self.linear.mT + self.offset[:, None]
+        extent = torch.tensor([images.shape[3] - 1, images.shape[2] - 1], device=images.device)
+        grid = (2 * points / extent - 1).reshape(-1, size, size, 2)
+        return functional.grid_sample(images, grid, "bilinear", "border", align_corners=True)
 
-    def points(self, points: Floats) -> Floats:
-        """Render pixels [..., 2] -> crop pixels."""
-        return (points - self.matrix[:, 2]) @ np.linalg.inv(self.matrix[:, :2]).T
+    def points(self, points: Tensor) -> Tensor:
+        """Render pixels [B, K, 2] -> crop pixels."""
+        return (points - self.offset[:, None]) @ torch.linalg.inv(self.linear).mT
 
-    def theta(self, theta: Floats) -> Floats:
-        """Parameters [P] of the render -> of the crop: roll is relative to it.
+    def theta(self, theta: Tensor) -> Tensor:
+        """Parameters [B, P] of the renders -> of the crops: roll is relative to them.
 
         A crop turned clockwise shows its face turned the other way, and positive roll tilts the crown to the
         image's left, which is counter-clockwise.
         """
-        turned = theta.copy()
-        turned[ROLL] += self.angle
+        turned = theta.clone()
+        turned[:, ROLL] += self.angle
         return turned
 
 
-def crop_frame(jitter: Jitter, rng: np.random.Generator) -> CropFrame:
-    """A frame as far from the aligned crop as ``jitter`` says (normal, cut off at two deviations)."""
-    x, y, size, turn = rng.standard_normal(4).clip(-2, 2)
-    shift = jitter.shift * np.array([x, y])
-    scale, angle = math.exp(jitter.log_scale * size), jitter.rotation * turn
-    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]])
-    centre = np.full(2, (CROP_SIZE - 1) / 2)
-    return CropFrame(np.column_stack([linear, centre + MARGIN + shift - linear @ centre]), float(angle))
+class Draw:
+    """Random numbers for a batch, one per example unless a shape is given; all from one generator."""
+
+    def __init__(self, batch: int, generator: torch.Generator) -> None:
+        self.batch, self.generator, self.device = batch, generator, generator.device
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, *shape: int) -> Tensor:
+        size = (self.batch, *(shape or (1, 1, 1)))
+        return low + (high - low) * torch.rand(size, generator=self.generator, device=self.device)
+
+    def normal(self, *shape: int) -> Tensor:
+        size = (self.batch, *(shape or (1, 1, 1)))
+        return torch.randn(size, generator=self.generator, device=self.device)
+
+    def happens(self, share: float) -> Tensor:
+        """True for about that share of the examples, [B, 1, 1, 1]."""
+        return self.uniform() < share
 
 
-def composite(rgba: Bytes, background: Bytes | int) -> Bytes:
-    """The render [H, W, 4] over a background [H, W, 3], or over grey of one value."""
-    coverage = rgba[..., 3:].astype(np.uint16)
-    behind = np.uint16(background) if isinstance(background, int) else background.astype(np.uint16)
-    mixed = (rgba[..., :3] * coverage + behind * (255 - coverage) + 127) // 255
-    return mixed.astype(np.uint8)
+def crop_frames(jitters: list[tuple[float, Jitter]], draw: Draw) -> CropFrames:
+    """Frames as far from the aligned crop as the jitters say (normal, cut off at two deviations).
+
+    Args:
+        jitters: (share of the examples, how far from alignment); the shares add up to 1.
+        draw: random numbers; says how many frames.
+    """
+    shares = torch.tensor([share for share, _ in jitters], device=draw.device).cumsum(0)
+    kind = torch.searchsorted(shares, draw.uniform(0, 1, 1)[:, 0]).clamp(max=len(jitters) - 1)
+    table = torch.tensor([[j.shift, j.shift, j.log_scale, j.rotation] for _, j in jitters]).to(draw.device)
+    x, y, log_scale, angle = (draw.normal(4).clamp(-2, 2) * table[kind]).unbind(1)
+    cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()
+    linear = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    centre = (CROP_SIZE - 1) / 2
+    offset = centre + MARGIN + torch.stack([x, y], 1) - centre * linear.sum(2)
+    return CropFrames(linear, offset, angle)
 
 
-def photograph(rgba: Bytes, other: Bytes, rng: np.random.Generator) -> Bytes:
+def composite(rgba: Tensor, background: Tensor | float) -> Tensor:
+    """Renders [B, 4, H, W] in [0, 1] over backgrounds [B, 3, H, W], or over one grey -> [B, 3, H, W]."""
+    coverage = rgba[:, 3:]
+    return rgba[:, :3] * coverage + background * (1 - coverage)
+
+
+def photographs(rgba: Tensor, others: Tensor, draw: Draw) -> Tensor:
     """Background, occluders, light, colour, blur, resolution, noise and compression of photographs.
 
     Args:
-        rgba: [H, W, 4] the face.
-        other: [>= H, >= W, 3 or 4] another picture, used as background now and then.
-        rng: where every choice comes from.
+        rgba: [B, 4, S, S] the faces, in [0, 1].
+        others: [B, >= 3, H, W] other pictures, used as background now and then.
+        draw: where every choice comes from.
 
     Returns:
-        RGB uint8 [H, W, 3].
+        [B, 3, S, S], multiples of 1/255 in [0, 1].
     """
-    image = composite(rgba, _background(rgba.shape[0], other, rng)).astype(np.float32)
-    if rng.random() < 0.12:
-        image = _occlude(image, rng)
-    if rng.random() < 0.3:
-        image = _shade(image, rng)
-    image = _colour(image, rng)
-    image = _blur(image, rng)
-    if rng.random() < 0.6:
-        image += rng.standard_normal(image.shape, np.float32) * np.float32(8 * rng.random() ** 2)
-    done = image.clip(0, 255).astype(np.uint8)
-    if rng.random() < 0.4:
-        quality = int(rng.integers(25, 95))
-        done = cv2.imdecode(cv2.imencode(".jpg", done, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
-    return np.asarray(done, np.uint8)
+    images = composite(rgba, _backgrounds(rgba.shape[2], others, draw))
+    images = _colour(_shade(_occlude(images, draw), draw), draw)
+    images = _blur(images, draw)
+    noise = 8 / 255 * draw.uniform() ** 2 * draw.happens(0.6)
+    images = images + noise * draw.normal(*images.shape[1:])
+    images = (images.clamp(0, 1) * 255).round() / 255
+    quality = draw.uniform(25, 95)
+    return torch.where(draw.happens(0.4), jpeg(images, quality), images)
 
 
-def _background(size: int, other: Bytes, rng: np.random.Generator) -> Bytes:
-    """A smooth random colour field, or another picture turned round."""
-    if rng.random() < 0.33:
-        picture = cv2.resize(other[::-1, ::-1, :3], (size, size), interpolation=cv2.INTER_AREA)
-        return np.asarray(picture, np.uint8)
-    base = rng.uniform(0, 255, 3)
-    contrast = 200 * rng.random() * (rng.random() < 0.7)
-    cells = int(rng.choice([3, 5, 9, 24]))
-    field = base + contrast * (rng.random((cells, cells, 3)) - 0.5)
-    smooth = cv2.resize(field.clip(0, 255).astype(np.uint8), (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(smooth, np.uint8)
+def _backgrounds(size: int, others: Tensor, draw: Draw) -> Tensor:
+    """Smooth random colour fields, or other pictures turned round."""
+    base = draw.uniform(0, 1, 3, 1, 1)
+    contrast = 200 / 255 * draw.uniform() * draw.happens(0.7)
+    choice = (draw.uniform() * len(BACKGROUND_CELLS)).long()
+    out = functional.interpolate(others[:, :3].flip(2, 3), (size, size), mode="area")
+    field = torch.zeros_like(out)
+    for number, cells in enumerate(BACKGROUND_CELLS):
+        coarse = base + contrast * draw.uniform(-0.5, 0.5, 3, cells, cells)
+        up = _enlarging(cells, size).to(coarse.device)
+        field = torch.where(choice == number, up @ coarse.clamp(0, 1) @ up.T, field)
+    return torch.where(draw.happens(0.33), out, field).clamp(0, 1)
 
 
-def _grid(size: int) -> tuple[Floats, Floats]:
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
-    return axis[None, :], axis[:, None]
+def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    axis = torch.linspace(-1, 1, size, device=device)
+    return axis[None, None, None, :], axis[None, None, :, None]
 
 
-def _occlude(image: Floats, rng: np.random.Generator) -> Floats:
-    """A soft ellipse of one colour (hand, microphone, cup), mostly over the rim of the face."""
-    x, y = _grid(len(image))
-    angle, radius, turn = rng.uniform(0, 2 * math.pi), rng.uniform(0.5, 1.1), rng.uniform(0, math.pi)
-    dx, dy = x - radius * math.cos(angle), y - radius * math.sin(angle)
-    u = (dx * math.cos(turn) + dy * math.sin(turn)) / rng.uniform(0.1, 0.45)
-    v = (dy * math.cos(turn) - dx * math.sin(turn)) / rng.uniform(0.08, 0.3)
-    inside = np.clip(6 * (1 - u * u - v * v), 0, 1)[..., None]
-    colour = rng.uniform(0, 255, 3).astype(np.float32) * (1 + 0.2 * u.clip(-1, 1)[..., None])
-    return image + inside * (colour - image)
+def _occlude(images: Tensor, draw: Draw) -> Tensor:
+    """A soft ellipse of one colour (hand, microphone, cup) in 12 %, mostly over the rim of the face."""
+    x, y = _grid(images.shape[2], images.device)
+    angle, radius, turn = draw.uniform(0, 2 * math.pi), draw.uniform(0.5, 1.1), draw.uniform(0, math.pi)
+    dx, dy = x - radius * angle.cos(), y - radius * angle.sin()
+    u = (dx * turn.cos() + dy * turn.sin()) / draw.uniform(0.1, 0.45)
+    v = (dy * turn.cos() - dx * turn.sin()) / draw.uniform(0.08, 0.3)
+    inside = (6 * (1 - u * u - v * v)).clamp(0, 1) * draw.happens(0.12)
+    colour = draw.uniform(0, 1, 3, 1, 1) * (1 + 0.2 * u.clamp(-1, 1))
+    return images + inside * (colour - images)
 
 
-def _shade(image: Floats, rng: np.random.Generator) -> Floats:
-    """A shadow or a light over a half plane, its edge sharp or soft."""
-    x, y = _grid(len(image))
-    angle = rng.uniform(0, 2 * math.pi)
-    edge = x * math.cos(angle) + y * math.sin(angle) - rng.uniform(-0.7, 0.7)
-    mask = np.clip(0.5 + edge * rng.uniform(0.5, 8), 0, 1)
-    return image * (1 + np.float32(rng.uniform(-0.5, 0.25)) * mask)[..., None]
+def _shade(images: Tensor, draw: Draw) -> Tensor:
+    """A shadow or a light over a half plane in 30 %, its edge sharp or soft."""
+    x, y = _grid(images.shape[2], images.device)
+    angle = draw.uniform(0, 2 * math.pi)
+    edge = x * angle.cos() + y * angle.sin() - draw.uniform(-0.7, 0.7)
+    mask = (0.5 + edge * draw.uniform(0.5, 8)).clamp(0, 1)
+    return images * (1 + draw.uniform(-0.5, 0.25) * draw.happens(0.3) * mask)
 
 
-def _colour(image: Floats, rng: np.random.Generator) -> Floats:
+def _colour(images: Tensor, draw: Draw) -> Tensor:
     """White balance, exposure, contrast, saturation (12 % are grey) and gamma."""
-    grey = image @ np.array([0.299, 0.587, 0.114], np.float32)
-    saturation = 0.0 if rng.random() < 0.12 else rng.uniform(0.5, 1.4)
-    image = grey[..., None] + np.float32(saturation) * (image - grey[..., None])
-    gain = (1 + 0.07 * rng.standard_normal(3).clip(-2, 2)) * math.exp(rng.uniform(-0.25, 0.25))
-    contrast, mean = rng.uniform(0.7, 1.3), float(grey.mean())
-    image = mean + (image * gain.astype(np.float32) - mean) * np.float32(contrast)
-    gamma = math.exp(rng.uniform(-0.3, 0.3))
-    table = (255 * (np.arange(256) / 255) ** gamma).astype(np.float32)
-    return table[image.clip(0, 255).astype(np.uint8)]
+    luma = torch.tensor(LUMA, device=images.device).reshape(1, 3, 1, 1)
+    grey = (images * luma).sum(1, keepdim=True)
+    saturation = draw.uniform(0.5, 1.4) * ~draw.happens(0.12)
+    images = grey + saturation * (images - grey)
+    gain = (1 + 0.07 * draw.normal(3, 1, 1).clamp(-2, 2)) * draw.uniform(-0.25, 0.25).exp()
+    mean = grey.mean((2, 3), keepdim=True)
+    images = mean + (images * gain - mean) * draw.uniform(0.7, 1.3)
+    return images.clamp(0, 1) ** draw.uniform(-0.3, 0.3).exp()
 
 
-def _blur(image: Floats, rng: np.random.Generator) -> Floats:
-    """Defocus, motion, and the loss of a smaller picture."""
-    if rng.random() < 0.5:
-        sigma = 0.3 + 1.3 * rng.random() ** 2
-        sideways, longer = rng.random() < 0.5, 1 + 2 * rng.random() * (rng.random() < 0.15)
-        across, along = sigma * (longer if sideways else 1), sigma * (1 if sideways else longer)
-        image = cv2.GaussianBlur(image, (0, 0), across, sigmaY=along, borderType=cv2.BORDER_REPLICATE)
-    if rng.random() < 0.25:
-        size, small = len(image), int(rng.uniform(40, 112))
-        image = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
-    return image
+def _blur(images: Tensor, draw: Draw) -> Tensor:
+    """Defocus and motion in half of them, the loss of a smaller picture in a quarter.
+
+    All of it is linear along rows and columns, so it is one matrix per axis and example.
+    """
+    size = images.shape[2]
+    sigma = (0.3 + 1.3 * draw.uniform(0, 1, 1, 1) ** 2) * (draw.uniform(0, 1, 1, 1) < 0.5)
+    longer = 1 + 2 * draw.uniform(0, 1, 1, 1) * (draw.uniform(0, 1, 1, 1) < 0.15)
+    sideways = draw.uniform(0, 1, 1, 1) < 0.5
+    across = _gaussians(torch.where(sideways, sigma * longer, sigma), size)
+    along = _gaussians(torch.where(sideways, sigma, sigma * longer), size)
+    least, most = int(SMALLEST * size), int(0.875 * size)
+    table = _resampling(size, least, most).to(images.device)
+    small = (draw.uniform(0, 1, 1) * (most - least)).long()[:, 0]
+    small = torch.where(draw.uniform(0, 1, 1)[:, 0] < 0.25, small, len(table) - 1)
+    rows, columns = table[small] @ along, table[small] @ across
+    return rows[:, None] @ images @ columns.mT[:, None]
+
+
+def _gaussians(sigma: Tensor, size: int) -> Tensor:
+    """Blur matrices [B, size, size] of standard deviations [B, 1, 1] px; 0 is no blur."""
+    axis = torch.arange(size, dtype=torch.float32, device=sigma.device)
+    squared = (axis[:, None] - axis[None, :]).square()
+    kernels = (-0.5 * squared / sigma.clamp(min=0.05).square()).exp()
+    return kernels / kernels.sum(2, keepdim=True)
+
+
+@cache
+def _enlarging(cells: int, size: int) -> Tensor:
+    """[size, cells]: from cells to as many pixels, smoothly."""
+    unit = np.eye(cells, dtype=np.float32)
+    return torch.from_numpy(cv2.resize(unit, (cells, size), interpolation=cv2.INTER_CUBIC))
+
+
+@cache
+def _resampling(size: int, least: int, most: int) -> Tensor:
+    """Down to each smaller side and up again, [most - least + 1, size, size]; the last is the identity."""
+    unit = np.eye(size, dtype=np.float32)
+    matrices = []
+    for side in range(least, most):
+        down = cv2.resize(unit, (size, side), interpolation=cv2.INTER_AREA)
+        matrices.append(cv2.resize(down, (size, size), interpolation=cv2.INTER_CUBIC))
+    return torch.from_numpy(np.stack([*matrices, unit]))
+
+
+# Quantisation tables of the JPEG standard (ITU-T T.81, annex K), luminance and chrominance.
+_QUANTA = (
+    (
+        (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55), (14, 13, 16, 24, 40, 57, 69, 56),
+        (14, 17, 22, 29, 51, 87, 80, 62), (18, 22, 37, 56, 68, 109, 103, 77),
+        (24, 35, 55, 64, 81, 104, 113, 92), (49, 64, 78, 87, 103, 121, 120, 101),
+        (72, 92, 95, 98, 112, 100, 103, 99),
+    ),
+    (
+        (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99), (24, 26, 56, 99, 99, 99, 99, 99),
+        (47, 66, 99, 99, 99, 99, 99, 99), *((99,) * 8 for _ in range(4)),
+    ),
+)  # fmt: skip
+_TO_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def jpeg(images: Tensor, quality: Tensor) -> Tensor:
+    """What JPEG keeps of images: 4:2:0 chroma, 8 x 8 cosine transforms, rounded to the quantisation table.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1]; sides are multiples of 16.
+        quality: [B, 1, 1, 1], 1 to 100, as libjpeg takes it.
+    """
+    to_ycbcr = torch.tensor(_TO_YCBCR, device=images.device)
+    y, cb, cr = (255 * torch.einsum("ck,bkhw->bchw", to_ycbcr, images)).split(1, 1)
+    chroma = functional.avg_pool2d(torch.cat([cb, cr], 1), 2)
+    # libjpeg's rule from quality to the scale of the table, in per cent.
+    percent = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    tables = torch.tensor(_QUANTA, dtype=torch.float32, device=images.device)
+    steps = ((tables * percent.reshape(-1, 1, 1, 1) + 50) / 100).floor().clamp(1, 255)
+    y = _quantised(y - 128, steps[:, 0]) + 128
+    chroma = _quantised(chroma, steps[:, 1])
+    chroma = functional.interpolate(chroma, scale_factor=2.0, mode="bilinear")
+    rgb = torch.einsum("ck,bkhw->bchw", torch.linalg.inv(to_ycbcr), torch.cat([y, chroma], 1))
+    return rgb.round().clamp(0, 255) / 255
+
+
+def _quantised(planes: Tensor, steps: Tensor) -> Tensor:
+    """Planes [B, C, H, W] with the cosine transforms of their 8 x 8 blocks rounded to steps [B, 8, 8]."""
+    k = torch.arange(8, dtype=torch.float32, device=planes.device)
+    basis = 0.5 * torch.cos((2 * k[None, :] + 1) * k[:, None] * math.pi / 16)
+    basis[0] /= math.sqrt(2)
+    b, c, h, w = planes.shape
+    blocks = planes.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
+    table = steps[:, None, None, None]
+    frequencies = (basis @ blocks @ basis.T / table).round() * table
+    return (basis.T @ frequencies @ basis).transpose(3, 4).reshape(b, c, h, w)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 import tomllib
 from pathlib import Path
@@ -33,9 +32,6 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     parser.add_argument(
         "--config", type=Path, default=CONFIGS / "full.toml", help=f"TOML file; its [{section}] is used"
     )
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes that make the crops"
-    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     parser.add_argument(
@@ -51,6 +47,7 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     config = tomllib.loads(arguments.config.read_text())[section]
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
+    torch.backends.cudnn.benchmark = True
     return arguments, config
 
 

@@ -1,24 +1,23 @@
-"""Renders as training examples: crops and their labels, made by workers while the network trains."""
+"""Renders as training examples: photograph-like crops and their labels, made batch by batch on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from genet_ext.parameters import load_parameter_space
 from python.render.reader import RenderDataset, load_dataset
 from python.train import augment
-from python.train.augment import Jitter
+from python.train.augment import CropFrames, Draw, Jitter
 
 Example = dict[str, Tensor]
 
 HIDDEN_POINT_WEIGHT = 0.2  # of a surface point that is not seen: it still tells of the face's shape
+GREY = 128 / 255  # behind the image generator's faces
 
 
 def load_renders(folder: Path) -> RenderDataset:
@@ -29,94 +28,81 @@ def load_renders(folder: Path) -> RenderDataset:
     return renders
 
 
-class Photographs(Dataset[Example]):
-    """Photograph-like crops of random renders: example k depends on (seed, k) alone.
+class Photographer:
+    """Batches of examples of some renders, on a device.
 
-    Each example holds ``pixels`` uint8 [3, 128, 128], ``theta`` [P], ``landmarks`` [68, 2] and ``dense``
-    [K, 2] in crop pixels, ``dense_weight`` [K], ``appearance`` [A].
+    An example is a row of ``pixels`` float [B, 3, 128, 128] in [0, 1] (channels last in memory), ``theta``
+    [B, P], ``landmarks`` [B, 68, 2] and ``dense`` [B, K, 2] in crop pixels, ``dense_weight`` [B, K] and
+    ``appearance`` [B, A]. A batch depends on the seed, its number and the kind of device alone.
 
-    Args:
-        renders: where they come from.
-        count: how many examples there are.
-        jitters: (share, how far from alignment) pairs; shares add up to 1.
-        seed: of everything drawn.
-        in_order: example k shows render k modulo their number, instead of a random one.
+    On a GPU all images are copied there once (147 kB each); elsewhere they stay on disk.
     """
 
-    def __init__(
-        self,
-        renders: RenderDataset,
-        count: int,
-        jitters: list[tuple[float, Jitter]],
-        seed: int,
-        in_order: bool = False,
-    ) -> None:
-        self.renders, self.count, self.jitters, self.seed = renders, count, jitters, seed
-        self.in_order = in_order
+    def __init__(self, renders: RenderDataset, device: str | torch.device, seed: int) -> None:
+        self.renders, self.device, self.seed = renders, torch.device(device), seed
+        visible = renders.dense_visible.astype(np.float32)
+        labels = {
+            "theta": renders.theta,
+            "landmarks": renders.landmarks,
+            "dense": renders.dense,
+            "dense_weight": HIDDEN_POINT_WEIGHT + (1 - HIDDEN_POINT_WEIGHT) * visible,
+            "appearance": renders.appearance,
+        }
+        self._labels = {
+            name: torch.from_numpy(np.asarray(value, np.float32)).to(self.device)
+            for name, value in labels.items()
+        }
+        self._images: Tensor | None = None
+        if self.device.type == "cuda":
+            shards = [torch.from_numpy(np.array(shard)).to(self.device) for shard in renders.image_shards]
+            self._images = torch.cat(shards)
 
-    def __len__(self) -> int:
-        return self.count
+    def photographs(self, batch: int, jitters: list[tuple[float, Jitter]], number: int) -> Example:
+        """Batch ``number`` of random renders as photographs (see python.train.augment)."""
+        generator = self._generator(number)
+        rows = self._random_rows(batch, generator)
+        return self._photographs(rows, jitters, generator)
 
-    def __getitem__(self, k: int) -> Example:
-        rng = np.random.default_rng([self.seed, k])
-        count = len(self.renders)
-        row, other = (int(value) for value in rng.integers(count, size=2))
-        row = k % count if self.in_order else row
-        image, background = self.renders.images([row, other])
-        choice = rng.choice(len(self.jitters), p=[share for share, _ in self.jitters])
-        frame = augment.crop_frame(self.jitters[choice][1], rng)
-        return example(self.renders, row, frame, augment.photograph(frame.cut(image), background, rng))
+    def in_order(self, batch: int, jitters: list[tuple[float, Jitter]], views: int) -> Iterator[Example]:
+        """Every render ``views`` times as a photograph, in order: the last batch may be smaller."""
+        order = torch.arange(views * len(self.renders), device=self.device) % len(self.renders)
+        for number, rows in enumerate(order.split(batch)):
+            yield self._photographs(rows, jitters, self._generator(number))
 
+    def clean(self, batch: int, number: int) -> Example:
+        """Batch ``number`` of random renders, aligned, over grey: what the image generator learns."""
+        generator = self._generator(number)
+        rows = self._random_rows(batch, generator)
+        frames = augment.crop_frames([(1.0, augment.ALIGNED)], Draw(batch, generator))
+        return self._example(rows, frames, augment.composite(frames.cut(self._load(rows)), GREY))
 
-class CleanRenders(Dataset[Example]):
-    """Aligned renders over grey, for the image generator: example k depends on (seed, k) alone."""
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + number)
 
-    def __init__(self, renders: RenderDataset, count: int, seed: int) -> None:
-        self.renders, self.count, self.seed = renders, count, seed
+    def _random_rows(self, batch: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(len(self.renders), (batch,), generator=generator, device=self.device)
 
-    def __len__(self) -> int:
-        return self.count
+    def _photographs(
+        self, rows: Tensor, jitters: list[tuple[float, Jitter]], generator: torch.Generator
+    ) -> Example:
+        draw = Draw(len(rows), generator)
+        frames = augment.crop_frames(jitters, draw)
+        others = self._load(self._random_rows(len(rows), generator))
+        pixels = augment.photographs(frames.cut(self._load(rows)), others, draw)
+        return self._example(rows, frames, pixels)
 
-    def __getitem__(self, k: int) -> Example:
-        rng = np.random.default_rng([self.seed, k])
-        row = int(rng.integers(len(self.renders)))
-        frame = augment.crop_frame(augment.ALIGNED, rng)
-        pixels = augment.composite(frame.cut(self.renders.images([row])[0]), 128)
-        return example(self.renders, row, frame, pixels)
+    def _load(self, rows: Tensor) -> Tensor:
+        """RGB and coverage [B, 4, 192, 192] in [0, 1]."""
+        if self._images is None:
+            images = torch.from_numpy(self.renders.images(rows.numpy()))
+        else:
+            images = self._images[rows]
+        return images.permute(0, 3, 1, 2).float() / 255
 
-
-def example(renders: RenderDataset, row: int, frame: augment.CropFrame, pixels: augment.Bytes) -> Example:
-    """One render's labels as they are in the crop."""
-    visible = renders.dense_visible[row].astype(np.float32)
-    values = {
-        "theta": frame.theta(renders.theta[row]),
-        "landmarks": frame.points(renders.landmarks[row]),
-        "dense": frame.points(renders.dense[row]),
-        "dense_weight": HIDDEN_POINT_WEIGHT + (1 - HIDDEN_POINT_WEIGHT) * visible,
-        "appearance": renders.appearance[row],
-    }
-    out = {name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in values.items()}
-    return out | {"pixels": torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))}
-
-
-def batches(
-    examples: Dataset[Example], batch: int, device: str, workers: int, first: int = 0
-) -> Iterator[Example]:
-    """Batches from number ``first`` on, on the device, pixels as float [B, 3, 128, 128] in [0, 1]."""
-    rest = Subset(examples, range(first * batch, len(examples)))  # type: ignore[arg-type]
-    loader = DataLoader(
-        rest,
-        batch,
-        num_workers=workers,
-        worker_init_fn=_one_thread,
-        pin_memory=device != "cpu",
-        prefetch_factor=4 if workers else None,
-    )
-    for values in loader:
-        out = {name: value.to(device, non_blocking=True) for name, value in values.items()}
-        pixels = out["pixels"].to(memory_format=torch.channels_last).float() / 255
-        yield out | {"pixels": pixels}
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)
+    def _example(self, rows: Tensor, frames: CropFrames, pixels: Tensor) -> Example:
+        """Labels as they are in the crops."""
+        out = {name: values[rows] for name, values in self._labels.items()}
+        out["theta"] = frames.theta(out["theta"])
+        for name in ("landmarks", "dense"):
+            out[name] = frames.points(out[name])
+        return out | {"pixels": pixels.contiguous(memory_format=torch.channels_last)}

@@ -12,7 +12,6 @@ whitening; the covariance of F's regression error there gives the prior's precis
 from __future__ import annotations
 
 import argparse
-import os
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import CONFIGS, Trainer, export
-from python.train.crops import Photographs, batches, load_renders
+from python.train.crops import Photographer, load_renders
 
 SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
 JITTERS = [(1.0, augment.SECOND_PASS)]
@@ -49,7 +48,6 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes making crops")
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())["feature_generator"]
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -64,13 +62,13 @@ def main() -> None:
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     views = config["views"]
-    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, arguments.workers)
+    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed)
     fit_appearance(extractor, seen)
     export(extractor.state_dict(), arguments.out / "extractor.safetensors")
     net = train(seen.theta, seen.features, config, arguments.out, arguments.seed)
 
     held_out = load_renders(arguments.held_out)
-    seen = observe(extractor, held_out, views, arguments.seed + 1000, arguments.workers)
+    seen = observe(extractor, held_out, views, arguments.seed + 1000)
     theta, features, regressed = seen.theta, seen.features, seen.regressed
     predicted = extractor.appearance_head(seen.appearance_inputs)
     unexplained = (
@@ -118,13 +116,12 @@ class Observed(NamedTuple):
 
 
 @torch.no_grad()
-def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int, workers: int) -> Observed:
+def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int) -> Observed:
     """Every render ``views`` times, each time with other background, light, blur and alignment error."""
-    device = str(next(extractor.parameters()).device)
-    examples = Photographs(renders, views * len(renders), JITTERS, seed, in_order=True)
+    photographer = Photographer(renders, next(extractor.parameters()).device, seed)
     out: list[Observed] = []
-    progress = tqdm(total=len(examples), desc="features", unit="face", disable=None)
-    for batch in batches(examples, OBSERVE_BATCH, device, workers):
+    progress = tqdm(total=views * len(renders), desc="features", unit="face", disable=None)
+    for batch in photographer.in_order(OBSERVE_BATCH, JITTERS, views):
         said = extractor(batch["pixels"])
         inputs = appearance_inputs(said.features, batch["pixels"])
         out.append(Observed(batch["theta"], said.features, said.parameters, inputs, batch["appearance"]))

@@ -14,7 +14,7 @@ from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import Trainer, describe, export, parse_arguments
-from python.train.crops import Example, Photographs, batches, load_renders
+from python.train.crops import Example, Photographer, load_renders
 
 JITTERS = [(0.65, augment.SECOND_PASS), (0.35, augment.LOOSE_BOX)]
 POINT_TOLERANCE = 2.0  # px; a landmark off by this counts as much as a parameter off by one deviation
@@ -30,10 +30,10 @@ def main() -> None:
     )
     weights = parameter_weights(renders, space, config["group_weights"]).to(arguments.device)
     describe(renders, trainer, config)
-    examples = Photographs(renders, trainer.steps * config["batch"], JITTERS, arguments.seed)
-    stream = batches(examples, config["batch"], arguments.device, arguments.workers, trainer.step)
+    photographer = Photographer(renders, arguments.device, arguments.seed)
     while trainer.step < trainer.steps:
-        losses = training_losses(net, next(stream), weights)
+        batch = photographer.photographs(config["batch"], JITTERS, trainer.step)
+        losses = training_losses(net, batch, weights)
         trainer.update(losses["loss"])
         if trainer.step % config["log_every"] == 0:
             trainer.log(**losses)

@@ -13,7 +13,7 @@ from genet_ext.extractors.face_cnn import APPEARANCE
 from genet_ext.generators import ImageGenerator
 from genet_ext.parameters import load_parameter_space
 from python.train.common import Trainer, describe, export, parse_arguments
-from python.train.crops import CleanRenders, Example, batches, load_renders
+from python.train.crops import Example, Photographer, load_renders
 
 SCALES = 4  # levels of the image pyramid that the loss compares
 
@@ -27,10 +27,9 @@ def main() -> None:
         net, arguments.out, "image_generator", config, arguments.seed, arguments.budget, arguments.start_from
     )
     describe(renders, trainer, config)
-    examples = CleanRenders(renders, trainer.steps * config["batch"], arguments.seed)
-    stream = batches(examples, config["batch"], arguments.device, arguments.workers, trainer.step)
+    photographer = Photographer(renders, arguments.device, arguments.seed)
     while trainer.step < trainer.steps:
-        loss, error = training_loss(net, next(stream))
+        loss, error = training_loss(net, photographer.clean(config["batch"], trainer.step))
         trainer.update(loss)
         if trainer.step % config["log_every"] == 0:
             trainer.log(loss=loss, mean_abs=error)

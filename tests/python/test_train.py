@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,9 @@ from genet_ext.models import load_models
 from genet_ext.parameters import load_parameter_space
 from python.render.dataset import FORMAT
 from python.train import augment
+from python.train.augment import Draw
 from python.train.common import CONFIGS, Trainer, one_cycle
-from python.train.crops import Photographs, batches, load_renders
+from python.train.crops import Photographer, load_renders
 
 COUNT = 12
 
@@ -54,7 +56,7 @@ def run(script, *arguments):
 
 def test_scripts_train_resume_and_export(renders, tmp_path):
     common = ["--data", renders, "--out", tmp_path, "--config", CONFIGS / "tiny.toml"]
-    common += ["--device", "cpu", "--workers", "0"]
+    common += ["--device", "cpu"]
     run("train_extractor", *common)
     assert "resumed from step 4 of 4" in run("train_extractor", *common)
     run("train_image_generator", *common)
@@ -96,60 +98,96 @@ def test_learning_rate_rises_and_falls():
     assert one_cycle(1.0, 0.1) == pytest.approx(0.0)
 
 
+def frames(jitter, count, seed=0):
+    return augment.crop_frames([(1.0, jitter)], Draw(count, torch.Generator().manual_seed(seed)))
+
+
 def test_points_follow_the_crop():
-    image = np.zeros((192, 192, 4), np.uint8)
-    image[79:82, 99:102] = 255  # a dot around (100, 80)
-    rng = np.random.default_rng(0)
-    for _ in range(8):
-        frame = augment.crop_frame(augment.LOOSE_BOX, rng)
-        bright = frame.cut(image)[..., 0].astype(float)
-        rows, columns = np.mgrid[:128, :128]
-        centroid = np.array([(bright * columns).sum(), (bright * rows).sum()]) / bright.sum()
-        np.testing.assert_allclose(frame.points(np.array([100.0, 80.0])), centroid, atol=0.15)
+    images = torch.zeros(8, 4, 192, 192)
+    images[:, :, 79:82, 99:102] = 1  # a dot around (100, 80)
+    cut = frames(augment.LOOSE_BOX, 8)
+    bright = cut.cut(images)[:, 0]
+    rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    mass = bright.sum((1, 2))
+    centroid = torch.stack([(bright * columns).sum((1, 2)), (bright * rows).sum((1, 2))], 1) / mass[:, None]
+    points = cut.points(torch.tensor([100.0, 80.0]).expand(8, 1, 2))[:, 0]
+    torch.testing.assert_close(points, centroid, rtol=0, atol=0.15)
 
 
 def test_roll_label_follows_the_rotation():
     """Positive roll tilts the crown to the image's left: an upright axis must lean left by the label."""
-    rng = np.random.default_rng(1)
-    leans = []
-    for _ in range(16):
-        frame = augment.crop_frame(augment.LOOSE_BOX, rng)
-        crown, chin = frame.points(np.array([[96.0, 60.0], [96.0, 130.0]]))
-        up = crown - chin
-        leans.append(np.arctan2(-up[0], -up[1]))
-        assert frame.theta(np.zeros(96))[augment.ROLL] == pytest.approx(leans[-1], abs=1e-6)
-    assert np.abs(leans).max() > 0.1
+    cut = frames(augment.LOOSE_BOX, 16, seed=1)
+    axis = cut.points(torch.tensor([[96.0, 60.0], [96.0, 130.0]]).expand(16, 2, 2))
+    up = axis[:, 0] - axis[:, 1]
+    leans = torch.atan2(-up[:, 0], -up[:, 1])
+    torch.testing.assert_close(cut.theta(torch.zeros(16, 96))[:, augment.ROLL], leans, rtol=0, atol=1e-5)
+    assert leans.abs().max() > 0.1
 
 
 def test_the_aligned_crop_is_the_middle_of_the_render():
-    image = np.random.default_rng(0).integers(0, 255, (192, 192, 4), np.uint8)
-    frame = augment.crop_frame(augment.ALIGNED, np.random.default_rng(0))
-    np.testing.assert_array_equal(frame.cut(image), image[32:160, 32:160])
+    images = torch.rand(2, 4, 192, 192, generator=torch.Generator().manual_seed(0))
+    cut = frames(augment.ALIGNED, 2).cut(images)
+    torch.testing.assert_close(cut, images[:, :, 32:160, 32:160], rtol=0, atol=1e-4)
+
+
+def test_jitters_are_mixed_by_their_shares():
+    mixed = augment.crop_frames(
+        [(0.75, augment.ALIGNED), (0.25, augment.LOOSE_BOX)], Draw(4000, torch.Generator().manual_seed(0))
+    )
+    assert (mixed.angle != 0).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
 def test_photographs_depend_on_the_seed_alone():
-    rng = np.random.default_rng(0)
-    rgba = rng.integers(0, 255, (128, 128, 4), np.uint8)
-    other = rng.integers(0, 255, (192, 192, 4), np.uint8)
-    pictures = [augment.photograph(rgba, other, np.random.default_rng(seed)) for seed in (5, 5, 6)]
-    assert pictures[0].shape == (128, 128, 3)
-    assert pictures[0].dtype == np.uint8
-    np.testing.assert_array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
+    random = torch.Generator().manual_seed(0)
+    rgba, others = torch.rand(3, 4, 128, 128, generator=random), torch.rand(3, 4, 192, 192, generator=random)
+    pictures = [
+        augment.photographs(rgba, others, Draw(3, torch.Generator().manual_seed(seed))) for seed in (5, 5, 6)
+    ]
+    assert pictures[0].shape == (3, 3, 128, 128)
+    assert torch.equal((pictures[0] * 255).round() / 255, pictures[0])
+    assert 0 <= pictures[0].min() < pictures[0].max() <= 1
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
 
 
 def test_composite_is_exact_at_full_and_no_coverage():
-    rgba = np.random.default_rng(0).integers(0, 255, (4, 4, 4), np.uint8)
-    rgba[:2, :, 3], rgba[2:, :, 3] = 255, 0
-    out = augment.composite(rgba, 128)
-    np.testing.assert_array_equal(out[:2], rgba[:2, :, :3])
-    assert (out[2:] == 128).all()
+    rgba = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    rgba[:, 3, :2], rgba[:, 3, 2:] = 1, 0
+    out = augment.composite(rgba, 0.5)
+    assert torch.equal(out[:, :, :2], rgba[:, :3, :2])
+    assert bool((out[:, :, 2:] == 0.5).all())
 
 
-def test_batches_start_where_a_resumed_run_needs_them(renders):
-    examples = Photographs(load_renders(renders), 12, [(1.0, augment.SECOND_PASS)], seed=3)
-    whole = list(batches(examples, 4, "cpu", workers=0))
-    rest = list(batches(examples, 4, "cpu", workers=0, first=1))
-    assert len(whole) == 3
-    assert torch.equal(whole[1]["pixels"], rest[0]["pixels"])
-    assert torch.equal(whole[2]["theta"], rest[1]["theta"])
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_jpeg_is_as_lossy_as_libjpeg(quality):
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 12, 12, generator=random)
+    image = torch.nn.functional.interpolate(coarse, (96, 96), mode="bicubic").clamp(0, 1)
+    image = ((image + 0.05 * torch.randn(1, 3, 96, 96, generator=random)).clamp(0, 1) * 255).round() / 255
+    ours = augment.jpeg(image, torch.full((1, 1, 1, 1), float(quality)))
+    pixels = (image[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    file = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    theirs = torch.from_numpy(cv2.imdecode(file, 1)[..., ::-1] / 255.0).permute(2, 0, 1).float()
+    lost = (theirs - image[0]).abs().mean().item()
+    assert (ours[0] - image[0]).abs().mean().item() == pytest.approx(lost, rel=0.1)
+    assert (ours[0] - theirs).abs().mean().item() < 0.35 * lost
+
+
+def test_batches_depend_on_their_number_alone(renders):
+    jitters = [(1.0, augment.SECOND_PASS)]
+    first = Photographer(load_renders(renders), "cpu", seed=3)
+    sixth = first.photographs(4, jitters, 5)
+    again = Photographer(load_renders(renders), "cpu", seed=3).photographs(4, jitters, 5)
+    assert all(torch.equal(sixth[name], again[name]) for name in sixth)
+    assert not torch.equal(first.photographs(4, jitters, 6)["pixels"], sixth["pixels"])
+    other = Photographer(load_renders(renders), "cpu", seed=4).photographs(4, jitters, 5)
+    assert not torch.equal(other["pixels"], sixth["pixels"])
+
+
+def test_every_render_is_shown_in_order(renders):
+    photographer = Photographer(load_renders(renders), "cpu", seed=0)
+    batches = list(photographer.in_order(5, [(1.0, augment.ALIGNED)], views=2))
+    assert [len(batch["theta"]) for batch in batches] == [5, 5, 5, 5, 4]
+    theta = torch.cat([batch["theta"] for batch in batches])
+    truth = torch.from_numpy(photographer.renders.theta)
+    assert torch.equal(theta, torch.cat([truth, truth]))
