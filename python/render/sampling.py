@@ -391,7 +391,7 @@ def sample_skin(
             else np.array([0.42, 0.17, 0.15]) * (1.2 - darkness * 0.9)
         ),
         lip_amount=float(rng.uniform(0.3, 0.85) if make_up else rng.uniform(0.0, 0.35)),
-        wrinkles=float(rng.uniform(0.25, 1.1)),
+        wrinkles=float(rng.uniform(0.35, 1.2)),
         age=age.astype(np.float32),
         variant=int(rng.integers(3)),
         noise_shift=(int(rng.integers(256)), int(rng.integers(256))),
