@@ -43,6 +43,8 @@ struct DeviceWarp {
     __device__ __forceinline__ const T& operator()(int, int i) const { return values[i]; }
   };
 
+  static constexpr bool kRoomForLoads = false;  // registers for loads that overlap a product
+
   template <typename F>
   __device__ __forceinline__ void each(F f) const {
     f(int(threadIdx.x % kWarp));
@@ -56,7 +58,11 @@ struct DeviceWarp {
     return atomicAdd(queue, 1ull);
   }
 
-  static __device__ __forceinline__ float rsqrt(float x) { return __frsqrt_rn(x); }
+  static __device__ __forceinline__ float rsqrt(float x) {
+    float root;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+    return root;
+  }
   static __device__ __forceinline__ float sqrt(float x) {
     float root;
     asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
@@ -119,6 +125,114 @@ struct DeviceWarp {
           "r"(left.values[left_first + 3]), "r"(right.values[right_first]),
           "r"(right.values[right_first + 1]));
   }
+
+  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
+  __device__ __forceinline__ void product(Out& out, const Left& left, const Matrix& matrix) const {
+    product_by_fragments<kBack, kSteps, kTiles>(*this, out, left, matrix);
+  }
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define GENET_WGMMA 1
+#else
+#define GENET_WGMMA 0
+#endif
+
+// One lane of a Hopper group of four warps, whose rows one wgmma multiplies: 64 times 16 by 16 times 8
+// kTiles.
+struct DeviceGroupWarp : DeviceWarp {
+  static constexpr bool kRoomForLoads = GENET_WGMMA;
+
+  template <typename F>
+  __device__ __forceinline__ bool any(F f) const {
+    const int here = f(int(threadIdx.x % kWarp)), group = 1 + threadIdx.x / (kTensorGroup * kWarp);
+    int found;
+    asm volatile(
+        "{\n.reg .pred p, q;\nsetp.ne.b32 p, %1, 0;\nbarrier.cta.red.or.pred q, %2, %3, p;\n"
+        "selp.b32 %0, 1, 0, q;\n}"
+        : "=r"(found)
+        : "r"(here), "r"(group), "n"(kTensorGroup * kWarp)
+        : "memory");
+    return found;
+  }
+
+  // wgmma works on while the threads go on: these keep the compiler from reading the sums too early, and from
+  // giving the left operand's registers away.
+  template <int kCount>
+  static __device__ __forceinline__ void settle(PerLane<float, kCount>& out) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(out.values[i])::"memory");
+  }
+  template <int kCount>
+  static __device__ __forceinline__ void keep(const PerLane<uint32_t, kCount>& left) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(left.values[i]) : "memory");
+  }
+
+#if GENET_WGMMA
+  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
+  __device__ __forceinline__ void product(Out& out, const Left& left, const Matrix& matrix) const {
+    settle(out), keep(left);
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    product_by_group<kBack, kSteps, kTiles>(*this, out, left, matrix);
+    asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;" ::: "memory");
+    settle(out), keep(left);
+  }
+
+  template <bool kBack, int kTiles, typename Out, typename Left>
+  __device__ __forceinline__ void group_multiply(Out& out, const Left& left, int first,
+                                                 const TensorOperand& right) const {
+    // Addresses and distances in units of 16 bytes; no swizzle.
+    const uint64_t descriptor = uint64_t(uint32_t(__cvta_generic_to_shared(right.blocks)) >> 4 & 0x3fff) |
+                                uint64_t(right.along_sum / 8) << 16 | uint64_t(right.along_outputs / 8) << 32;
+#define GENET_OUT4(i) \
+  "+f"(out.values[i]), "+f"(out.values[i + 1]), "+f"(out.values[i + 2]), "+f"(out.values[i + 3])
+#define GENET_OUT16(i) GENET_OUT4(i), GENET_OUT4(i + 4), GENET_OUT4(i + 8), GENET_OUT4(i + 12)
+    if constexpr (kTiles == 4) {
+      asm volatile(
+          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+          "}, {%16, %17, %18, %19}, %20, 1, 1, 1, %21;"
+          : GENET_OUT16(0)
+          : "r"(left.values[first + 0]), "r"(left.values[first + 1]), "r"(left.values[first + 2]),
+            "r"(left.values[first + 3]), "l"(descriptor), "n"(int(kBack)));
+    } else if constexpr (kTiles == 8) {
+      asm volatile(
+          "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+          "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+          "}, {%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
+          : GENET_OUT16(0), GENET_OUT16(16)
+          : "r"(left.values[first + 0]), "r"(left.values[first + 1]), "r"(left.values[first + 2]),
+            "r"(left.values[first + 3]), "l"(descriptor), "n"(int(kBack)));
+    } else if constexpr (kTiles == 12) {
+      asm volatile(
+          "wgmma.mma_async.sync.aligned.m64n96k16.f32.f16.f16 {"
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+          "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+          "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+          "}, {%48, %49, %50, %51}, %52, 1, 1, 1, %53;"
+          : GENET_OUT16(0), GENET_OUT16(16), GENET_OUT16(32)
+          : "r"(left.values[first + 0]), "r"(left.values[first + 1]), "r"(left.values[first + 2]),
+            "r"(left.values[first + 3]), "l"(descriptor), "n"(int(kBack)));
+    } else if constexpr (kTiles == 16) {
+      asm volatile(
+          "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
+          "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "
+          "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "
+          "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+          "}, {%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
+          : GENET_OUT16(0), GENET_OUT16(16), GENET_OUT16(32), GENET_OUT16(48)
+          : "r"(left.values[first + 0]), "r"(left.values[first + 1]), "r"(left.values[first + 2]),
+            "r"(left.values[first + 3]), "l"(descriptor), "n"(int(kBack)));
+    } else {
+      static_assert(kTiles == 16, "no wgmma of this width");
+    }
+#undef GENET_OUT4
+#undef GENET_OUT16
+  }
+#endif
 };
 
 // The workspace: this header, then the packed weights (full precision) or the image of the shared memory
@@ -165,14 +279,18 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   FitTile<T, Shape, DeviceBlock>(args, packed, &workspace->queue, rows, slots, {}).search();
 }
 
+template <typename Warp>
 __global__ void __launch_bounds__(kTensorMaxWarps* kWarp, 1)
     search_tensor(const __grid_constant__ FitMlpArgs<float> args, Workspace* workspace, const uint4* image) {
   extern __shared__ __align__(16) unsigned char shared[];
   const int bytes = tensor_layout(args.features).bytes;
   for (int i = threadIdx.x; i < bytes / 16; i += blockDim.x) reinterpret_cast<uint4*>(shared)[i] = image[i];
+#if GENET_WGMMA
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // wgmma reads what was stored here
+#endif
   __syncthreads();
   unsigned char* own = shared + bytes + (threadIdx.x / kWarp) * tensor_warp_bytes();
-  FitWarp<DeviceWarp>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
+  FitWarp<Warp>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
 }
 
 DeviceLimits current_device_limits() {
@@ -188,13 +306,13 @@ DeviceLimits current_device_limits() {
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
-// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8
+// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8, GENET_FIT_GROUP=1|4
 FitMlpWish wish_of_environment() {
   const auto number = [](const char* name) {
     const char* value = std::getenv(name);
     return value ? std::atoi(value) : 0;
   };
-  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS")};
+  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS"), number("GENET_FIT_GROUP")};
 }
 
 template <typename Kernel, typename... Args>
@@ -248,7 +366,9 @@ void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, 
     prepare_tensor<<<blocks(bytes / 2), kPrepareThreads, 0, stream>>>(args, workspace, image);
     check_launch("fit_mlp_");
     const auto* vectors = reinterpret_cast<const uint4*>(image);
-    launch(search_tensor, plan, stream, args, workspace, vectors);
+    if (plan.group_warps > 1)
+      return launch(search_tensor<DeviceGroupWarp>, plan, stream, args, workspace, vectors);
+    launch(search_tensor<DeviceWarp>, plan, stream, args, workspace, vectors);
   }
 }
 

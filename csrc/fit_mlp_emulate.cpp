@@ -25,6 +25,7 @@ void run_tile(const FitMlpArgs<T>& args, const FitMlpPlan& plan) {
   }
 }
 
+template <typename Warp>
 void run_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan) {
   const TensorScales scales = tensor_scales(args);
   const int bytes = tensor_layout(args.features).bytes;
@@ -40,8 +41,8 @@ void run_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan) {
   unsigned long long queue = 0;
   for (int warp = 0; warp < plan.blocks * plan.threads / kLanes; ++warp) {
     std::vector<double> own(tensor_warp_bytes() / sizeof(double) + 1, double(NAN));
-    FitWarp<EmulatedWarp>(args, scales, &queue, reinterpret_cast<unsigned char*>(image.data()),
-                          reinterpret_cast<unsigned char*>(own.data()), {})
+    FitWarp<Warp>(args, scales, &queue, reinterpret_cast<unsigned char*>(image.data()),
+                  reinterpret_cast<unsigned char*>(own.data()), {})
         .search();
   }
 }
@@ -51,7 +52,10 @@ void run_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan) {
 template <typename T>
 void fit_mlp_emulated(const FitMlpArgs<T>& args, const FitMlpPlan& plan) {
   if (plan.precision == Precision::kTensor) {
-    if constexpr (sizeof(T) == sizeof(float)) return run_tensor(args, plan);
+    if constexpr (sizeof(T) == sizeof(float)) {
+      return plan.group_warps > 1 ? run_tensor<EmulatedGroupWarp>(args, plan)
+                                  : run_tensor<EmulatedWarp>(args, plan);
+    }
   }
   switch (plan.tile_faces) {
     case 1: return run_tile<T, TileShape<1, 1, 1>>(args, plan);

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "fit_mlp.h"
+#include "fit_mlp_tensor.h"
 
 namespace genet {
 
@@ -56,6 +56,8 @@ struct EmulatedBlock {
 };
 
 struct EmulatedWarp {
+  static constexpr bool kRoomForLoads = true;
+
   template <typename T, int kCount>
   struct PerLane {
     T values[32][kCount];
@@ -139,6 +141,40 @@ struct EmulatedWarp {
         for (int k = 0; k < 16; ++k) sum += double(a[row][k]) * b[k][column];
         out(lane, out_first + i) = float(sum);
       }
+    }
+  }
+
+  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
+  void product(Out& out, const Left& left, const Matrix& matrix) const {
+    product_by_fragments<kBack, kSteps, kTiles>(*this, out, left, matrix);
+  }
+};
+
+// One warp of a group that multiplies by wgmma: its 16 of the 64 rows.
+struct EmulatedGroupWarp : EmulatedWarp {
+  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
+  void product(Out& out, const Left& left, const Matrix& matrix) const {
+    product_by_group<kBack, kSteps, kTiles>(*this, out, left, matrix);
+  }
+
+  // wgmma without swizzle: element (k, n) lies in block (k / 8, n / 8), a row of which runs along the sum, or
+  // along the outputs if the operand is transposed.
+  template <bool kBack, int kTiles, typename Out, typename Left>
+  void group_multiply(Out& out, const Left& left, int first, const TensorOperand& right) const {
+    for (int n = 0; n < 8 * kTiles; n += 8) {
+      PerLane<uint32_t, 4> fragment;
+      for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 2; ++i) {
+          uint16_t pair[2];
+          for (int c = 0; c < 2; ++c) {
+            const int k = lane % 4 * 2 + c, column = lane / 4;
+            pair[c] = right.blocks[i * right.along_sum + n / 8 * right.along_outputs +
+                                   (kBack ? 8 * k + column : 8 * column + k)];
+          }
+          fragment(lane, i) = pair[0] | uint32_t(pair[1]) << 16;
+        }
+      }
+      multiply(out, n / 2, left, first, fragment, 0);
     }
   }
 };

@@ -24,12 +24,14 @@ struct FitMlpPlan {
   int threads;     // of a block
   int blocks;
   int64_t shared_bytes;  // dynamic, of a block
+  int group_warps;       // tensor: warps that multiply together, 4 with wgmma; else 1
 };
 
 // For experiments: a tile, or the warps of a tensor block, other than the planned ones. It changes no number.
 struct FitMlpWish {
   int tile_faces = 0;    // 0: as planned
   int tensor_warps = 0;  // 0: as planned
+  int tensor_group = 0;  // 0: as planned
 };
 
 constexpr int kTileSizes[] = {64, 32, 16, 4,
@@ -71,11 +73,13 @@ FitMlpPlan full_precision_plan(const FitMlpArgs<T>& args, const DeviceLimits& de
                                                                 : kTileBlocksPerMultiprocessor;
   const int64_t wanted = ceil_div(args.batch, faces);
   const int64_t most = device.multiprocessors * resident;
-  return {Precision::kFull, faces, TileShape<1, 1, 1>::kThreads, int(wanted < most ? wanted : most), shared};
+  return {Precision::kFull, faces, TileShape<1, 1, 1>::kThreads, int(wanted < most ? wanted : most),
+          shared,           1};
 }
 
 // Tensor cores: one block to a multiprocessor (its weights fill most of the shared memory), with as many
-// warps of 16 faces as the rest holds; few faces are spread over the multiprocessors first.
+// warps of 16 faces as the rest holds; few faces are spread over the multiprocessors first. On Hopper warps
+// come in fours.
 inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits& device,
                               const FitMlpWish& wish) {
   const char* problem = tensor_problem(args);
@@ -83,18 +87,20 @@ inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits&
   if (device.capability < 80) {
     throw std::invalid_argument("precision: tensor needs a GPU of compute capability 8.0 or newer");
   }
-  int most = wish.tensor_warps ? wish.tensor_warps : kTensorMaxWarps;
-  while (most > 0 && tensor_shared_bytes(args, most) > device.shared_per_block) --most;
-  if (most == 0) {
+  const bool wgmma = device.capability == 90;
+  const int group = wish.tensor_group ? wish.tensor_group : wgmma ? kTensorGroup : 1;
+  int most = wish.tensor_warps ? round_up(wish.tensor_warps, group) : kTensorMaxWarps;
+  while (most > 0 && tensor_shared_bytes(args, most) > device.shared_per_block) most -= group;
+  if (most <= 0) {
     throw std::invalid_argument(
         "precision: tensor needs more shared memory than this GPU has for such wide layers");
   }
-  const int64_t tiles = ceil_div(args.batch, kTensorFaces);
-  const int64_t spread = ceil_div(tiles, device.multiprocessors);
-  const int warps = int(spread < 1 ? 1 : spread < most ? spread : most);
-  const int64_t wanted = ceil_div(tiles, warps);
+  const int64_t tiles = ceil_div(args.batch, kTensorFaces * group);
+  const int64_t spread = ceil_div(tiles, device.multiprocessors) * group;
+  const int warps = int(spread < group ? group : spread < most ? spread : most);
+  const int64_t wanted = ceil_div(tiles * group, warps);
   const int blocks = int(wanted < device.multiprocessors ? wanted : device.multiprocessors);
-  return {Precision::kTensor, kTensorFaces, warps * kLanes, blocks, tensor_shared_bytes(args, warps)};
+  return {Precision::kTensor, kTensorFaces, warps * kLanes, blocks, tensor_shared_bytes(args, warps), group};
 }
 
 template <typename T>

@@ -1,17 +1,21 @@
-// The tensor-core CUDA search (precision "tensor"): a warp keeps 16 faces and iterates on its own until the
-// queue of faces is empty; no barrier, no exchange with other warps. Also compiled for the CPU, where
-// EmulatedWarp runs the 32 lanes in lock-step, float16 rounding included.
+// The tensor-core CUDA search (precision "tensor"): a warp keeps 16 faces and iterates until the queue of
+// faces is empty. On Hopper four warps form a group that multiplies its 64 faces with one wgmma instruction
+// at a time and so leaves the queue together; elsewhere a warp is on its own with mma.sync. Also compiled for
+// the CPU, where EmulatedWarp and EmulatedGroupWarp run the 32 lanes in lock-step, float16 rounding included.
 //
-// The weights lie in shared memory once, in float16. Activations never leave the registers: an m16n8k16
-// product's accumulators, rounded to float16 and paired, are the next product's left operand, and ldmatrix
-// with .trans reads the same weights for the backward pass. The last layer is fused with the distance: 32
-// features at a time are computed, turned into gradients and multiplied back, so the predicted features are
-// never stored.
+// The weights lie in shared memory once, in float16, as blocks of 8 x 8: what ldmatrix and wgmma both read
+// without bank conflicts, and both also transposed, for the backward pass. Activations never leave the
+// registers: a product's accumulators, rounded to float16 and paired, are the next product's left operand.
+// The last layer is fused with the distance: a chunk of features at a time is computed, turned into gradients
+// and multiplied back, so the predicted features are never stored.
 //
 // Gradients are scaled by a power of two per face before they are rounded to float16: feature weights of any
 // size keep their digits, residuals up to 2^20 do not overflow. An overflow is a gradient that is not finite:
-// the face fails. Adam's state and update are float32. A lane holds, of rows (faces) g = lane / 4 and g + 8,
-// the columns 8 j + 2 t and 8 j + 2 t + 1 with t = lane % 4: pair (j, h) of row g + 8 h.
+// the face fails. Adam's state and update are float32.
+//
+// Who holds what: a lane holds, of rows (faces) g = lane / 4 and g + 8, the accumulator columns 8 j + 2 t and
+// 8 j + 2 t + 1 with t = lane % 4. Columns are renamed within every 16 (tensor_column), weights, biases and
+// all, so that these are 4 consecutive columns of the arrays in memory for a pair of j: one 16-byte access.
 #pragma once
 
 #include "fit_mlp_tile.h"
@@ -22,7 +26,7 @@ constexpr int kTensorFaces = 16;    // of a warp: the rows of one tensor-core pr
 constexpr int kTensorWidth = 96;    // likewise; 128 would not fit the registers
 constexpr int kTensorHidden = 128;  // narrower layers are padded with zeros
 constexpr int kTensorChunk = 32;    // features at a time
-constexpr int kTensorPad = 8;       // float16s between rows of a matrix: ldmatrix free of bank conflicts
+constexpr int kTensorGroup = 4;     // warps that share a Hopper wgmma
 
 // Why precision "tensor" cannot run this problem; null if it can.
 template <typename T>
@@ -34,18 +38,21 @@ inline const char* tensor_problem(const FitMlpArgs<T>& args) {
   if (args.hidden1 > kTensorHidden || args.hidden2 > kTensorHidden)
     return "hidden layers of at most 128 units";
   if (args.features % 8 != 0) return "a number of features (columns of target) that is a multiple of 8";
+  const void* const arrays[] = {args.params, args.exp_avg, args.exp_avg_sq, args.target, args.prior_mean};
+  for (const void* array : arrays) {
+    if (reinterpret_cast<uintptr_t>(array) % 16 != 0) {
+      return "params, exp_avg, exp_avg_sq, target and prior_mean aligned to 16 bytes";
+    }
+  }
   return nullptr;
 }
 
 // The weights as they lie in shared memory (and, ready for copying, in the workspace): float16 matrices
-// [outputs][row] with rows of the constants below, and float32 vectors. What depends on the number of
-// features comes last, so that the other places are known to the compiler.
-constexpr int kTensorRow1 = kTensorWidth + kTensorPad;   // of W1 and the prior's precision
-constexpr int kTensorRow2 = kTensorHidden + kTensorPad;  // of W2 and W3
-
+// [outputs][inputs] in blocks, and float32 vectors. What depends on the number of features comes last, so
+// that the other places are known to the compiler.
 struct TensorLayout {
-  int features;                               // padded to whole chunks
-  int w1, w2, prior, b1, b2, w3, b3, weight;  // offsets in bytes
+  int features;                                                   // padded to whole chunks
+  int w1, w2, prior, b1, b2, lower, upper, rate, w3, b3, weight;  // offsets in bytes
   int bytes;
 };
 
@@ -53,16 +60,38 @@ GENET_HD constexpr TensorLayout tensor_layout(int features) {
   TensorLayout l{};
   l.features = round_up(features, kTensorChunk);
   l.w1 = 0;
-  l.w2 = l.w1 + 2 * kTensorHidden * kTensorRow1;
-  l.prior = l.w2 + 2 * kTensorHidden * kTensorRow2;
-  l.b1 = l.prior + 2 * kTensorWidth * kTensorRow1;
+  l.w2 = l.w1 + 2 * kTensorHidden * kTensorWidth;
+  l.prior = l.w2 + 2 * kTensorHidden * kTensorHidden;
+  l.b1 = l.prior + 2 * kTensorWidth * kTensorWidth;
   l.b2 = l.b1 + 4 * kTensorHidden;
-  l.w3 = l.b2 + 4 * kTensorHidden;
-  l.b3 = l.w3 + 2 * l.features * kTensorRow2;
+  l.lower = l.b2 + 4 * kTensorHidden;
+  l.upper = l.lower + 4 * kTensorWidth;
+  l.rate = l.upper + 4 * kTensorWidth;
+  l.w3 = l.rate + 4 * kTensorWidth;
+  l.b3 = l.w3 + 2 * l.features * kTensorHidden;
   l.weight = l.b3 + 4 * l.features;
   l.bytes = l.weight + 4 * l.features;
   return l;
 }
+
+// Where a row or column of a product lies in the arrays: place 16 i + 8 e + 2 t + c holds 16 i + 4 t + 2 e +
+// c.
+GENET_HD constexpr int tensor_column(int place) {
+  return place / 16 * 16 + place % 8 / 2 * 4 + place / 8 % 2 * 2 + place % 2;
+}
+
+// A matrix in blocks of 8 rows and 8 columns, 128 bytes each, one row of blocks after the other.
+template <int kColumns>
+struct TensorMatrix {
+  static constexpr int kAlong = 64;                  // float16s from a block to the next of the same rows
+  static constexpr int kAcross = kColumns / 8 * 64;  // and to the next of the same columns
+  const uint16_t* blocks;
+
+  // Where 8 elements of a row begin; column is a multiple of 8.
+  GENET_HD const uint16_t* row(int row, int column) const {
+    return blocks + row / 8 * kAcross + column / 8 * kAlong + row % 8 * 8;
+  }
+};
 
 // The power of two at or below a positive number.
 GENET_HD float power_of_two_below(float value) {
@@ -92,11 +121,6 @@ GENET_HD TensorScales tensor_scales(const FitMlpArgs<float>& args) {
           weight > 1e-30f && weight < 1e30f ? 0.0625f / (2 * power_of_two_below(weight)) : 1.0f};
 }
 
-// Element (n, k) of a matrix, zero outside it.
-GENET_HD float tensor_element(const float* matrix, int outputs, int inputs, int n, int k) {
-  return n < outputs && k < inputs ? matrix[n * inputs + k] : 0;
-}
-
 // What lies at byte `at` of the image: a float16 (before it is rounded) or a float32.
 struct TensorElement {
   float value;
@@ -106,26 +130,27 @@ struct TensorElement {
 GENET_HD TensorElement tensor_image(const FitMlpArgs<float>& args, const TensorScales& scales, int at) {
   const TensorLayout l = tensor_layout(args.features);
   const int P = args.width, H1 = args.hidden1, H2 = args.hidden2, D = args.features;
-  const auto row = [&](int begin, int stride) { return (at - begin) / 2 / stride; };
-  const auto column = [&](int begin, int stride) { return (at - begin) / 2 % stride; };
+  const auto matrix = [&](const float* source, int outputs, int inputs, int begin, int columns) {
+    const int i = (at - begin) / 2, block = i / 64, blocks = columns / 8;
+    const int n = tensor_column(block / blocks * 8 + i % 64 / 8);
+    const int k = tensor_column(block % blocks * 8 + i % 8);
+    return TensorElement{n < outputs && k < inputs ? source[n * inputs + k] : 0, true};
+  };
   const auto vector = [&](const float* source, int count, int begin) {
     const int i = (at - begin) / 4;
     return TensorElement{i < count ? source[i] : 0, false};
   };
-  if (at < l.w2)
-    return {tensor_element(args.w1, H1, P, row(l.w1, kTensorRow1), column(l.w1, kTensorRow1)), true};
-  if (at < l.prior) {
-    return {tensor_element(args.w2, H2, H1, row(l.w2, kTensorRow2), column(l.w2, kTensorRow2)), true};
-  }
+  if (at < l.w2) return matrix(args.w1, H1, P, l.w1, kTensorWidth);
+  if (at < l.prior) return matrix(args.w2, H2, H1, l.w2, kTensorHidden);
   if (at < l.b1) {
-    const float value =
-        tensor_element(args.prior_precision, P, P, row(l.prior, kTensorRow1), column(l.prior, kTensorRow1));
-    return {value / scales.prior, true};
+    return {matrix(args.prior_precision, P, P, l.prior, kTensorWidth).value / scales.prior, true};
   }
   if (at < l.b2) return vector(args.b1, H1, l.b1);
-  if (at < l.w3) return vector(args.b2, H2, l.b2);
-  if (at < l.b3)
-    return {tensor_element(args.w3, D, H2, row(l.w3, kTensorRow2), column(l.w3, kTensorRow2)), true};
+  if (at < l.lower) return vector(args.b2, H2, l.b2);
+  if (at < l.upper) return vector(args.lower, P, l.lower);
+  if (at < l.rate) return vector(args.upper, P, l.upper);
+  if (at < l.w3) return vector(args.prior_rate, P, l.rate);
+  if (at < l.b3) return matrix(args.w3, D, H2, l.w3, kTensorHidden);
   if (at < l.weight) return vector(args.b3, D, l.b3);
   return vector(args.feature_weight, D, l.weight);
 }
@@ -139,10 +164,17 @@ struct TensorSlot {
   int32_t state;
   float step_size, rsqrt_correction2;  // of the step being taken
 };
-enum TensorSlotState : int32_t { kPlaceEmpty, kPlaceFresh, kPlaceRunning, kPlaceStepping, kPlaceRetired };
+enum TensorSlotState : int32_t {
+  kPlaceEmpty,    // to take its first face
+  kPlaceFresh,    // has just taken one
+  kPlaceRunning,  // steps or retires in this iteration
+  kPlaceStepping,
+  kPlaceRetired,
+  kPlaceClosed  // the queue is empty; what is computed here meets nobody
+};
 
 constexpr int kTensorMaxWarps = 8;  // of a block: 255 registers a thread
-constexpr int kParkedSlopes = 16;   // registers of a lane that wait in shared memory; beside 8 warps there is
+constexpr int kParkedSlopes = 28;   // registers of a lane that wait in shared memory; beside 8 warps there is
                                     // no room for more
 
 // Shared memory of a warp: its faces' places, their theta, the parked slopes. Adam's moments stay in L2.
@@ -155,6 +187,45 @@ GENET_HD int64_t tensor_shared_bytes(const FitMlpArgs<float>& args, int warps) {
   return tensor_layout(args.features).bytes + warps * tensor_warp_bytes();
 }
 
+// out += left [16, 16 kSteps] times a matrix, by mma.sync: a forward layer with the matrix [8 kTiles, 16
+// kSteps] transposed; kBack, a backward one, with the matrix [16 kSteps, 8 kTiles] as it is.
+template <bool kBack, int kSteps, int kTiles, typename Warp, typename Out, typename Left, typename Matrix>
+GENET_TILE_FN void product_by_fragments(const Warp& warp, Out& out, const Left& left, const Matrix& matrix) {
+  GENET_UNROLL
+  for (int k = 0; k < kSteps; ++k) {
+    GENET_UNROLL
+    for (int n = 0; n < kTiles; n += 2) {
+      typename Warp::template PerLane<uint32_t, 4> right;  // of two neighbouring products
+      warp.template load_matrices<kBack>(right, [&](int lane) {
+        const int m = lane / 8;
+        return kBack ? matrix.row(16 * k + 8 * (m % 2) + lane % 8, 8 * n + 8 * (m / 2))
+                     : matrix.row(8 * n + 8 * (m / 2) + lane % 8, 16 * k + 8 * (m % 2));
+      });
+      warp.multiply(out, 4 * n, left, 4 * k, right, 0);
+      warp.multiply(out, 4 * n + 4, left, 4 * k, right, 2);
+    }
+  }
+}
+
+// The right operand of one wgmma as its descriptor says it: where the blocks begin, and the float16s from a
+// block to the next along the sum and along the outputs.
+struct TensorOperand {
+  const uint16_t* blocks;
+  int along_sum, along_outputs;
+};
+
+// The same product by wgmma, for the four warps of a group at once.
+template <bool kBack, int kSteps, int kTiles, typename Warp, typename Out, typename Left, typename Matrix>
+GENET_TILE_FN void product_by_group(const Warp& warp, Out& out, const Left& left, const Matrix& matrix) {
+  const int along_sum = kBack ? Matrix::kAcross : Matrix::kAlong;
+  const int along_outputs = kBack ? Matrix::kAlong : Matrix::kAcross;
+  GENET_UNROLL
+  for (int k = 0; k < kSteps; ++k) {
+    const TensorOperand right{matrix.blocks + 2 * k * along_sum, along_sum, along_outputs};
+    warp.template group_multiply<kBack, kTiles>(out, left, 4 * k, right);
+  }
+}
+
 template <typename Warp>
 class FitWarp {
  public:
@@ -163,8 +234,8 @@ class FitWarp {
                         const unsigned char* image, unsigned char* own, Warp warp)
       : args_(args), scales_(scales), queue_(queue), image_(image), warp_(warp) {
     slots_ = reinterpret_cast<TensorSlot*>(own);
-    theta_ = reinterpret_cast<Pair*>(own + sizeof(TensorSlot) * kTensorFaces);
-    parked_ = reinterpret_cast<uint32_t*>(theta_ + kPairs * 2 * 32);
+    theta_ = reinterpret_cast<Quad*>(own + sizeof(TensorSlot) * kTensorFaces);
+    parked_ = reinterpret_cast<uint32_t*>(theta_ + kQuads * 2 * 32);
   }
 
   GENET_TILE_FN void search() {
@@ -176,30 +247,34 @@ class FitWarp {
       Loss loss;
       Rows scale;
       Gradient grad;
-      evaluate(loss, scale, grad);
-      update(loss, scale, grad);
+      Moments first, second;
+      evaluate(loss, scale, grad, first, second);
+      update(loss, scale, grad, first, second);
     }
   }
 
  private:
-  static constexpr int kPairs = kTensorWidth / 8;  // column tiles of theta
+  static constexpr int kQuads = kTensorWidth / 16;  // a lane's fours of theta, a row
   static constexpr int kHiddenTiles = kTensorHidden / 8;
+  static constexpr int kThetaTiles = kTensorWidth / 8;
   static constexpr int kThetaSteps = kTensorWidth / 16;  // products along theta
   static constexpr int kHiddenSteps = kTensorHidden / 16;
 
-  struct alignas(8) Pair {
-    float v[2];
+  struct alignas(16) Quad {
+    float v[4];
   };
   template <typename U, int kCount>
   using PerLane = typename Warp::template PerLane<U, kCount>;
   using Rows = PerLane<float, 2>;  // one number for each of a lane's two rows
   using Loss = Rows;
-  using Gradient = PerLane<float, 4 * kPairs>;      // accumulators of [16, kTensorWidth]: 4 j + 2 h + column
-  using Hidden = PerLane<float, 4 * kHiddenTiles>;  // of [16, 128]
+  using Gradient = PerLane<float, 4 * kThetaTiles>;  // accumulators of [16, kTensorWidth]: 4 j + 2 h + column
+  using Moments = Gradient;
+  using Hidden = PerLane<float, 4 * kHiddenTiles>;         // of [16, 128]
   using HiddenHalf = PerLane<uint32_t, 2 * kHiddenTiles>;  // the same rounded: 2 j + h, both columns
-  using ThetaHalf = PerLane<uint32_t, 2 * kPairs>;
+  using ThetaHalf = PerLane<uint32_t, 2 * kThetaTiles>;
   using Slopes = HiddenHalf;
-  using Fragment = PerLane<uint32_t, 4>;  // right operand of two neighbouring products
+  using WidthMatrix = TensorMatrix<kTensorWidth>;
+  using HiddenMatrix = TensorMatrix<kTensorHidden>;
 
   GENET_TILE_FN TensorLayout layout() const { return tensor_layout(args_.features); }
   GENET_TILE_FN const uint16_t* matrix(int at) const {
@@ -208,17 +283,22 @@ class FitWarp {
   GENET_TILE_FN const float* vector(int at) const { return reinterpret_cast<const float*>(image_ + at); }
 
   static GENET_TILE_FN int row_of(int lane, int h) { return lane / 4 + 8 * h; }
-  static GENET_TILE_FN int column_of(int lane, int j) { return 8 * j + lane % 4 * 2; }
+  // First of the 4 columns that a lane holds of columns 16 i to 16 i + 15, and the accumulator of one of
+  // them.
+  static GENET_TILE_FN int column_of(int lane, int i) { return 16 * i + lane % 4 * 4; }
+  static GENET_TILE_FN int place_of(int i, int h, int c) { return 4 * (2 * i + c / 2) + 2 * h + c % 2; }
 
-  // A lane's pairs of theta lie in shared memory, lane by lane.
-  GENET_TILE_FN Pair& theta(int lane, int j, int h) const { return theta_[(j * 2 + h) * 32 + lane]; }
-  // The same pair of a [B, P] array.
-  template <typename U>
-  GENET_TILE_FN U* pair_of(U* array, int64_t face, int lane, int j) const {
-    return array + face * args_.width + column_of(lane, j);
+  // A lane's part of theta lies in shared memory, lane by lane.
+  GENET_TILE_FN Quad& theta(int lane, int i, int h) const { return theta_[(i * 2 + h) * 32 + lane]; }
+  static GENET_TILE_FN Quad load(const float* p) { return *reinterpret_cast<const Quad*>(p); }
+  // Four elements of a row of a [B, width] array; zeros beyond its last column (the width is a multiple of
+  // 8).
+  static GENET_TILE_FN Quad load_within(const float* row, int column, int width) {
+    return column < width ? load(row + column) : Quad{{0, 0, 0, 0}};
   }
-  static GENET_TILE_FN Pair load(const float* p) { return *reinterpret_cast<const Pair*>(p); }
-  static GENET_TILE_FN void store(float* p, Pair pair) { *reinterpret_cast<Pair*>(p) = pair; }
+  static GENET_TILE_FN void store_within(float* row, int column, int width, const Quad& value) {
+    if (column < width) *reinterpret_cast<Quad*>(row + column) = value;
+  }
   // Empty places compute along on the first face's numbers; nothing of it is kept.
   GENET_TILE_FN int64_t face_or_first(int lane, int h) const {
     const int64_t face = slots_[row_of(lane, h)].face;
@@ -230,11 +310,12 @@ class FitWarp {
     warp_.each([&](int lane) {
       if (lane >= kTensorFaces) return;
       TensorSlot& slot = slots_[lane];
+      if (slot.state == kPlaceClosed) return;
       if (slot.state != kPlaceEmpty && slot.state != kPlaceRetired) {
         slot.state = kPlaceRunning;
         return;
       }
-      slot.state = kPlaceEmpty;
+      slot.state = kPlaceClosed;
       slot.face = -1;
       const int64_t face = int64_t(warp_.take(queue_));
       if (face >= args_.batch) return;
@@ -245,54 +326,34 @@ class FitWarp {
       slot.state = kPlaceFresh;
     });
     warp_.sync();
-    if (!warp_.any([&](int lane) { return lane < kTensorFaces && slots_[lane].face >= 0; })) return false;
     warp_.each([&](int lane) {
       for (int h = 0; h < 2; ++h) {
         const TensorSlot& slot = slots_[row_of(lane, h)];
-        if (slot.state != kPlaceFresh && slot.state != kPlaceEmpty) continue;
-        for (int j = 0; j < kPairs; ++j) {
-          const bool real = slot.face >= 0 && 8 * j < args_.width;
-          theta(lane, j, h) = real ? load(pair_of(args_.params, slot.face, lane, j)) : Pair{{0, 0}};
+        if (slot.state != kPlaceFresh) continue;
+        for (int i = 0; i < kQuads; ++i) {
+          theta(lane, i, h) =
+              load_within(args_.params + slot.face * args_.width, column_of(lane, i), args_.width);
         }
       }
     });
-    return true;
+    warp_.sync();  // the places have been read: update() may change them
+    return warp_.any([&](int lane) { return lane < kTensorFaces && slots_[lane].face >= 0; });
   }
 
-  // out += left [16, 16 kSteps] matrix^T, matrix [8 tiles][kRow]: the forward direction of a layer.
-  template <int kSteps, int kTiles, int kRow, typename Left, typename Out>
-  GENET_TILE_FN void product(const uint16_t* weights, const Left& left, int left_first, Out& out) const {
-    GENET_UNROLL
-    for (int k = 0; k < kSteps; ++k) {
+  // A lane's part of a [B, width] array in the accumulators' order.
+  GENET_TILE_FN void load_rows(Moments& out, const float* array) const {
+    warp_.each([&](int lane) {
       GENET_UNROLL
-      for (int n = 0; n < kTiles; n += 2) {
-        Fragment right;
-        warp_.template load_matrices<false>(right, [&](int lane) {
-          const int m = lane / 8;
-          return weights + (8 * n + 8 * (m / 2) + lane % 8) * kRow + 16 * k + 8 * (m % 2);
-        });
-        warp_.multiply(out, 4 * n, left, left_first + 4 * k, right, 0);
-        warp_.multiply(out, 4 * n + 4, left, left_first + 4 * k, right, 2);
+      for (int h = 0; h < 2; ++h) {
+        const float* row = array + face_or_first(lane, h) * args_.width;
+        GENET_UNROLL
+        for (int i = 0; i < kQuads; ++i) {
+          const Quad quad = load_within(row, column_of(lane, i), args_.width);
+          GENET_UNROLL
+          for (int c = 0; c < 4; ++c) out(lane, place_of(i, h, c)) = quad.v[c];
+        }
       }
-    }
-  }
-
-  // out += left [16, 16 kSteps] matrix, matrix [16 kSteps][kRow]: the backward direction.
-  template <int kSteps, int kTiles, int kRow, typename Left, typename Out>
-  GENET_TILE_FN void product_back(const uint16_t* weights, const Left& left, int left_first, Out& out) const {
-    GENET_UNROLL
-    for (int k = 0; k < kSteps; ++k) {
-      GENET_UNROLL
-      for (int n = 0; n < kTiles; n += 2) {
-        Fragment right;
-        warp_.template load_matrices<true>(right, [&](int lane) {
-          const int m = lane / 8;
-          return weights + (16 * k + 8 * (m % 2) + lane % 8) * kRow + 8 * n + 8 * (m / 2);
-        });
-        warp_.multiply(out, 4 * n, left, left_first + 4 * k, right, 0);
-        warp_.multiply(out, 4 * n + 4, left, left_first + 4 * k, right, 2);
-      }
-    }
+    });
   }
 
   // Every row of the accumulators = bias.
@@ -300,10 +361,10 @@ class FitWarp {
   GENET_TILE_FN void start(Out& out, const float* bias) const {
     warp_.each([&](int lane) {
       GENET_UNROLL
-      for (int j = 0; j < kTiles; ++j) {
-        const Pair b = load(bias + column_of(lane, j));
-        out(lane, 4 * j) = out(lane, 4 * j + 2) = b.v[0];
-        out(lane, 4 * j + 1) = out(lane, 4 * j + 3) = b.v[1];
+      for (int i = 0; i < kTiles / 2; ++i) {
+        const Quad b = load(bias + column_of(lane, i));
+        GENET_UNROLL
+        for (int c = 0; c < 4; ++c) out(lane, place_of(i, 0, c)) = out(lane, place_of(i, 1, c)) = b.v[c];
       }
     });
   }
@@ -356,20 +417,22 @@ class FitWarp {
       for (int h = 0; h < 2; ++h) {
         const float* row = args_.target + face_or_first(lane, h) * args_.features;
         GENET_UNROLL
-        for (int j = 0; j < kTensorChunk / 8; ++j) {
-          const int d = first + 8 * j;
-          const Pair t = d < args_.features ? load(row + d + lane % 4 * 2) : Pair{{0, 0}};
-          target(lane, 4 * j + 2 * h) = t.v[0];
-          target(lane, 4 * j + 2 * h + 1) = t.v[1];
+        for (int i = 0; i < kTensorChunk / 16; ++i) {
+          const Quad quad = load_within(row, first + column_of(lane, i), args_.features);
+          GENET_UNROLL
+          for (int c = 0; c < 4; ++c) target(lane, place_of(i, h, c)) = quad.v[c];
         }
       }
     });
   }
 
+  GENET_TILE_FN HiddenMatrix last_weights(int first) const {
+    return {matrix(layout().w3) + first * kTensorHidden};
+  }
+
   GENET_TILE_FN void predict(const HiddenHalf& hidden, int first, Chunk& pred) const {
     start<kTensorChunk / 8>(pred, vector(layout().b3) + first);
-    product<kHiddenSteps, kTensorChunk / 8, kTensorRow2>(matrix(layout().w3) + first * kTensorRow2, hidden, 0,
-                                                         pred);
+    warp_.template product<false, kHiddenSteps, kTensorChunk / 8>(pred, hidden, last_weights(first));
   }
 
   // slope(pred, target, weight, row h of the lane, loss) is the gradient by one predicted feature. Everything
@@ -382,27 +445,28 @@ class FitWarp {
     GENET_NO_UNROLL
     for (int first = 0; first < features; first += kTensorChunk) {
       Chunk pred, target;
+      if (Warp::kRoomForLoads) load_target(target, first);
       predict(hidden, first, pred);
-      load_target(target, first);
+      if (!Warp::kRoomForLoads) load_target(target, first);
       ChunkHalf grad;
       warp_.each([&](int lane) {
         GENET_UNROLL
-        for (int j = 0; j < kTensorChunk / 8; ++j) {
-          const Pair w = load(vector(layout().weight) + first + column_of(lane, j));
+        for (int i = 0; i < kTensorChunk / 16; ++i) {
+          const Quad w = load(vector(layout().weight) + first + column_of(lane, i));
           GENET_UNROLL
           for (int h = 0; h < 2; ++h) {
-            float g[2];
+            float g[4];
             GENET_UNROLL
-            for (int c = 0; c < 2; ++c) {
-              const int i = 4 * j + 2 * h + c;
-              g[c] = slope(lane, h, pred(lane, i), target(lane, i), w.v[c], loss(lane, h)) * scale(lane, h);
+            for (int c = 0; c < 4; ++c) {
+              const int at = place_of(i, h, c);
+              g[c] = slope(lane, h, pred(lane, at), target(lane, at), w.v[c], loss(lane, h)) * scale(lane, h);
             }
-            grad(lane, 2 * j + h) = Warp::pack(g[0], g[1]);
+            grad(lane, 4 * i + h) = Warp::pack(g[0], g[1]);
+            grad(lane, 4 * i + 2 + h) = Warp::pack(g[2], g[3]);
           }
         }
       });
-      product_back<kTensorChunk / 16, kHiddenTiles, kTensorRow2>(matrix(layout().w3) + first * kTensorRow2,
-                                                                 grad, 0, back);
+      warp_.template product<true, kTensorChunk / 16, kHiddenTiles>(back, grad, last_weights(first));
     }
   }
 
@@ -427,17 +491,24 @@ class FitWarp {
     GENET_NO_UNROLL
     for (int first = 0; first < features; first += kTensorChunk) {
       Chunk pred, target;
+      if (Warp::kRoomForLoads) load_target(target, first);
       predict(hidden, first, pred);
-      load_target(target, first);
+      if (!Warp::kRoomForLoads) load_target(target, first);
       warp_.each([&](int lane) {
         GENET_UNROLL
-        for (int i = 0; i < kTensorChunk / 2; ++i) {
-          const int h = i / 2 % 2;
-          const float p = pred(lane, i), t = target(lane, i),
-                      w = vector(layout().weight)[first + column_of(lane, i / 4) + i % 2];
-          dot(lane, h) = fused_multiply_add(w * p, t, dot(lane, h));
-          pred_sq(lane, h) = fused_multiply_add(w * p, p, pred_sq(lane, h));
-          target_sq(lane, h) = fused_multiply_add(w * t, t, target_sq(lane, h));
+        for (int i = 0; i < kTensorChunk / 16; ++i) {
+          const Quad weight = load(vector(layout().weight) + first + column_of(lane, i));
+          GENET_UNROLL
+          for (int h = 0; h < 2; ++h) {
+            GENET_UNROLL
+            for (int c = 0; c < 4; ++c) {
+              const float p = pred(lane, place_of(i, h, c)), t = target(lane, place_of(i, h, c)),
+                          w = weight.v[c];
+              dot(lane, h) = fused_multiply_add(w * p, t, dot(lane, h));
+              pred_sq(lane, h) = fused_multiply_add(w * p, p, pred_sq(lane, h));
+              target_sq(lane, h) = fused_multiply_add(w * t, t, target_sq(lane, h));
+            }
+          }
         }
       });
     }
@@ -458,28 +529,36 @@ class FitWarp {
     warp_.each([&](int lane) { loss(lane, 0) = whole(lane, 0), loss(lane, 1) = whole(lane, 1); });
   }
 
-  // The objective without the rate's part, and its gradient by theta times `scale`.
-  GENET_TILE_FN void evaluate(Loss& loss, Rows& scale, Gradient& grad) const {
+  // The objective without the rate's part, and its gradient by theta times `scale`; Adam's moments, whose
+  // loads overlap the last product.
+  GENET_TILE_FN void evaluate(Loss& loss, Rows& scale, Gradient& grad, Moments& first,
+                              Moments& second) const {
     HiddenHalf hidden;
     Slopes slopes1, slopes2;
     Hidden wide;
     ThetaHalf rounded;
     warp_.each([&](int lane) {
       GENET_UNROLL
-      for (int i = 0; i < 2 * kPairs; ++i) {
-        const Pair x = theta(lane, i / 2, i % 2);
-        rounded(lane, i) = Warp::pack(x.v[0], x.v[1]);
+      for (int i = 0; i < kQuads; ++i) {
+        GENET_UNROLL
+        for (int h = 0; h < 2; ++h) {
+          const Quad x = theta(lane, i, h);
+          rounded(lane, 4 * i + h) = Warp::pack(x.v[0], x.v[1]);
+          rounded(lane, 4 * i + 2 + h) = Warp::pack(x.v[2], x.v[3]);
+        }
       }
     });
+    const WidthMatrix w1{matrix(layout().w1)};
+    const HiddenMatrix w2{matrix(layout().w2)};
     start<kHiddenTiles>(wide, vector(layout().b1));
-    product<kThetaSteps, kHiddenTiles, kTensorRow1>(matrix(layout().w1), rounded, 0, wide);
+    warp_.template product<false, kThetaSteps, kHiddenTiles>(wide, rounded, w1);
     activate(wide, hidden, slopes1);
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int i = 0; i < kParkedSlopes; ++i) parked_[i * 32 + lane] = slopes1(lane, i);
     });
     start<kHiddenTiles>(wide, vector(layout().b2));
-    product<kHiddenSteps, kHiddenTiles, kTensorRow2>(matrix(layout().w2), hidden, 0, wide);
+    warp_.template product<false, kHiddenSteps, kHiddenTiles>(wide, hidden, w2);
     activate(wide, hidden, slopes2);
     switch (args_.kind) {
       case Distance::kSquared: distance<Distance::kSquared>(hidden, scale, loss, wide); break;
@@ -489,51 +568,55 @@ class FitWarp {
     }
     through_slopes(wide, slopes2, hidden);
     clear(wide, 4 * kHiddenTiles);
-    product_back<kHiddenSteps, kHiddenTiles, kTensorRow2>(matrix(layout().w2), hidden, 0, wide);
+    Gradient offset;
+    load_rows(offset, args_.prior_mean);
+    warp_.template product<true, kHiddenSteps, kHiddenTiles>(wide, hidden, w2);
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int i = 0; i < kParkedSlopes; ++i) slopes1(lane, i) = parked_[i * 32 + lane];
     });
     through_slopes(wide, slopes1, hidden);
-    prior(loss, scale, grad);
-    product_back<kHiddenSteps, kPairs, kTensorRow1>(matrix(layout().w1), hidden, 0, grad);
+    prior(loss, scale, offset, grad);
+    if (Warp::kRoomForLoads) load_rows(first, args_.exp_avg), load_rows(second, args_.exp_avg_sq);
+    warp_.template product<true, kHiddenSteps, kThetaTiles>(grad, hidden, w1);
+    if (!Warp::kRoomForLoads) load_rows(first, args_.exp_avg), load_rows(second, args_.exp_avg_sq);
   }
 
-  GENET_TILE_FN Pair prior_offset(int lane, int j, int h, const float* mean) const {
-    const Pair x = theta(lane, j, h);
-    const Pair m = 8 * j < args_.width ? load(mean + column_of(lane, j)) : Pair{{0, 0}};
-    return {{x.v[0] - m.v[0], x.v[1] - m.v[1]}};
-  }
-
-  // grad = scale precision (theta - mean); loss grows by the prior's energy. The offsets are computed twice
-  // rather than kept: registers are short here.
-  GENET_TILE_FN void prior(Loss& loss, const Rows& scale, Gradient& grad) const {
+  // grad = scale precision (theta - mean); loss grows by the prior's energy. `offset` comes as the mean.
+  GENET_TILE_FN void prior(Loss& loss, const Rows& scale, Gradient& offset, Gradient& grad) const {
     ThetaHalf half;
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int h = 0; h < 2; ++h) {
-        const float* mean = args_.prior_mean + face_or_first(lane, h) * args_.width;
         const float factor = scale(lane, h) * scales_.prior;
         GENET_UNROLL
-        for (int j = 0; j < kPairs; ++j) {
-          const Pair offset = prior_offset(lane, j, h, mean);
-          half(lane, 2 * j + h) = Warp::pack(offset.v[0] * factor, offset.v[1] * factor);
+        for (int i = 0; i < kQuads; ++i) {
+          const Quad x = theta(lane, i, h);
+          float o[4];
+          GENET_UNROLL
+          for (int c = 0; c < 4; ++c) {
+            o[c] = x.v[c] - offset(lane, place_of(i, h, c));
+            offset(lane, place_of(i, h, c)) = o[c];
+          }
+          half(lane, 4 * i + h) = Warp::pack(o[0] * factor, o[1] * factor);
+          half(lane, 4 * i + 2 + h) = Warp::pack(o[2] * factor, o[3] * factor);
         }
       }
     });
-    clear(grad, 4 * kPairs);
-    product<kThetaSteps, kPairs, kTensorRow1>(matrix(layout().prior), half, 0, grad);
+    clear(grad, 4 * kThetaTiles);
+    const WidthMatrix precision{matrix(layout().prior)};
+    warp_.template product<false, kThetaSteps, kThetaTiles>(grad, half, precision);
     Rows energy;
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int h = 0; h < 2; ++h) {
-        const float* mean = args_.prior_mean + face_or_first(lane, h) * args_.width;
         float sum = 0;
         GENET_UNROLL
-        for (int j = 0; j < kPairs; ++j) {
-          const Pair offset = prior_offset(lane, j, h, mean);
-          sum = fused_multiply_add(offset.v[0], grad(lane, 4 * j + 2 * h), sum);
-          sum = fused_multiply_add(offset.v[1], grad(lane, 4 * j + 2 * h + 1), sum);
+        for (int j = 0; j < kThetaTiles; ++j) {
+          GENET_UNROLL
+          for (int c = 0; c < 2; ++c) {
+            sum = fused_multiply_add(offset(lane, 4 * j + 2 * h + c), grad(lane, 4 * j + 2 * h + c), sum);
+          }
         }
         energy(lane, h) = sum;
       }
@@ -545,21 +628,20 @@ class FitWarp {
   }
 
   // Retires the faces that are done or failed, steps the others.
-  GENET_TILE_FN void update(Loss& loss, const Rows& scale, Gradient& grad) {
+  GENET_TILE_FN void update(Loss& loss, const Rows& scale, Gradient& grad, Moments& first, Moments& second) {
     Rows probe, rates;
     clear(probe, 2), clear(rates, 2);
     warp_.each([&](int lane) {
       const float unscale[2] = {1.0f / scale(lane, 0), 1.0f / scale(lane, 1)};
       GENET_UNROLL
-      for (int j = 0; j < kPairs; ++j) {
-        if (8 * j >= args_.width) break;
-        const Pair rate = load(args_.prior_rate + column_of(lane, j));
+      for (int i = 0; i < kQuads; ++i) {
+        const Quad rate = load(vector(layout().rate) + column_of(lane, i));
         GENET_UNROLL
         for (int h = 0; h < 2; ++h) {
-          const Pair x = theta(lane, j, h);
+          const Quad x = theta(lane, i, h);
           GENET_UNROLL
-          for (int c = 0; c < 2; ++c) {
-            float& g = grad(lane, 4 * j + 2 * h + c);
+          for (int c = 0; c < 4; ++c) {
+            float& g = grad(lane, place_of(i, h, c));
             g = add_rate_gradient(g * unscale[h], x.v[c], rate.v[c]);
             probe(lane, h) += finite_probe(g);
             rates(lane, h) = fused_multiply_add(rate.v[c], std::abs(x.v[c]), rates(lane, h));
@@ -580,7 +662,7 @@ class FitWarp {
       GENET_UNROLL
       for (int h = 0; h < 2; ++h) {
         const TensorSlot& slot = slots_[row_of(lane, h)];
-        if (slot.state == kPlaceStepping) step(lane, h, slot, grad, change(lane, h));
+        if (slot.state == kPlaceStepping) step(lane, h, slot, grad, first, second, change(lane, h));
         if (slot.state == kPlaceRetired) write_back(lane, h, slot.face);
       }
     });
@@ -621,25 +703,25 @@ class FitWarp {
 
   // adam_element for a lane's part of one row, with the hardware's root and division (2 units in the last
   // place).
-  GENET_TILE_FN void step(int lane, int h, const TensorSlot& slot, const Gradient& grad,
-                          float& largest) const {
+  GENET_TILE_FN void step(int lane, int h, const TensorSlot& slot, const Gradient& grad, const Moments& first,
+                          const Moments& second, float& largest) const {
     const float size = slot.step_size, correction = slot.rsqrt_correction2;
     const float keep1 = float(1.0 - args_.beta1), beta2 = float(args_.beta2),
                 keep2 = float(1.0 - args_.beta2);
     const float eps = float(args_.eps);
+    float* const first_row = args_.exp_avg + slot.face * args_.width;
+    float* const second_row = args_.exp_avg_sq + slot.face * args_.width;
     GENET_UNROLL
-    for (int j = 0; j < kPairs; ++j) {
-      if (8 * j >= args_.width) break;
-      const Pair lower = load(args_.lower + column_of(lane, j)),
-                 upper = load(args_.upper + column_of(lane, j));
-      float* const m_at = pair_of(args_.exp_avg, slot.face, lane, j);
-      float* const v_at = pair_of(args_.exp_avg_sq, slot.face, lane, j);
-      Pair x = theta(lane, j, h), m = load(m_at), v = load(v_at);
+    for (int i = 0; i < kQuads; ++i) {
+      const Quad lower = load(vector(layout().lower) + column_of(lane, i)),
+                 upper = load(vector(layout().upper) + column_of(lane, i));
+      Quad x = theta(lane, i, h), m, v;
       GENET_UNROLL
-      for (int c = 0; c < 2; ++c) {
-        const float g = grad(lane, 4 * j + 2 * h + c);
-        m.v[c] = fused_multiply_add(keep1, g - m.v[c], m.v[c]);
-        v.v[c] = fused_multiply_add(keep2 * g, g, beta2 * v.v[c]);
+      for (int c = 0; c < 4; ++c) {
+        const int at = place_of(i, h, c);
+        const float g = grad(lane, at);
+        m.v[c] = fused_multiply_add(keep1, g - first(lane, at), first(lane, at));
+        v.v[c] = fused_multiply_add(keep2 * g, g, beta2 * second(lane, at));
         const float root = fused_multiply_add(Warp::sqrt(v.v[c]), correction, eps);
         const float moved = fused_multiply_add(-size, Warp::divide(m.v[c], root), x.v[c]);
         const float next = project(moved, lower.v[c], upper.v[c]);
@@ -647,14 +729,15 @@ class FitWarp {
         largest = by > largest ? by : largest;
         x.v[c] = next;
       }
-      theta(lane, j, h) = x;
-      store(m_at, m), store(v_at, v);
+      theta(lane, i, h) = x;
+      store_within(first_row, column_of(lane, i), args_.width, m);
+      store_within(second_row, column_of(lane, i), args_.width, v);
     }
   }
 
   GENET_TILE_FN void write_back(int lane, int h, int64_t face) const {
-    for (int j = 0; j < kPairs && 8 * j < args_.width; ++j) {
-      store(pair_of(args_.params, face, lane, j), theta(lane, j, h));
+    for (int i = 0; i < kQuads; ++i) {
+      store_within(args_.params + face * args_.width, column_of(lane, i), args_.width, theta(lane, i, h));
     }
   }
 
@@ -664,7 +747,7 @@ class FitWarp {
   const unsigned char* image_;  // shared
   Warp warp_;
   TensorSlot* slots_;  // [16], shared
-  Pair* theta_;        // [kPairs][2][32], shared
+  Quad* theta_;        // [kQuads][2][32], shared
   volatile uint32_t*
       parked_;  // [kParkedSlopes][32], shared; volatile, or the compiler keeps a copy in registers
 };

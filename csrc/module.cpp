@@ -50,6 +50,7 @@ py::dict fit_mlp_plan(int64_t batch, int width, int hidden1, int hidden2, int fe
   result["threads"] = plan.threads;
   result["blocks"] = plan.blocks;
   result["shared_bytes"] = plan.shared_bytes;
+  result["group_warps"] = plan.group_warps;
   return result;
 }
 
@@ -67,7 +68,7 @@ T* in_place(const py::dict& arrays, const char* name, std::initializer_list<int6
 // The CUDA search, emulated on arrays named as fit_mlp_'s arguments; see fit_mlp_emulate.h.
 template <typename T>
 void fit_mlp_emulated(const py::dict& a, const py::dict& options, const std::string& precision,
-                      int tile_faces, int blocks, int warps) {
+                      int tile_faces, int blocks, int warps, int group_warps) {
   const auto shape = [&](const char* name, int i) { return int32_t(py::array(a[name]).shape(i)); };
   const auto number = [&](const char* name) { return options[name].cast<double>(); };
   const int64_t B = shape("params", 0);
@@ -110,7 +111,7 @@ void fit_mlp_emulated(const py::dict& a, const py::dict& options, const std::str
   const genet::Precision mode = precision_of(precision);
   const char* problem = mode == genet::Precision::kTensor ? genet::tensor_problem(args) : nullptr;
   if (problem) throw std::invalid_argument(std::string("precision: tensor needs ") + problem);
-  genet::fit_mlp_emulated(args, {mode, tile_faces, warps * genet::kLanes, blocks, 0});
+  genet::fit_mlp_emulated(args, {mode, tile_faces, warps * genet::kLanes, blocks, 0, group_warps});
 }
 
 }  // namespace

@@ -13,11 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 def commit() -> str:
     """Short hash of the working tree's commit, with a plus where there are changes on top of it.
 
-    ``GENET_COMMIT`` says it where a copy of the files came without their repository; else "unknown".
+    ``GENET_COMMIT`` says it for a copy of the files that came without their repository, or with a stale one;
+    where there is neither, "unknown".
     """
+    given = os.environ.get("GENET_COMMIT")
+    if given:
+        return given
     head = command("git", "rev-parse", "--short", "HEAD")
     if not head:
-        return os.environ.get("GENET_COMMIT", "unknown")
+        return "unknown"
     return head + ("+" if command("git", "status", "--porcelain", "-uno") else "")
 
 

@@ -23,7 +23,7 @@ from tests.ops.test_fit_mlp import (
 
 
 def emulate(
-    case: dict[str, Any], precision: str, tile: int, blocks: int, warps: int, **options: Any
+    case: dict[str, Any], precision: str, tile: int, blocks: int, warps: int, group: int = 1, **options: Any
 ) -> Tensor:
     """As `search`, by the CUDA algorithm on the CPU."""
     loss = torch.empty_like(case["params"][:, 0])
@@ -34,7 +34,15 @@ def emulate(
     beta1, beta2 = wanted.pop("betas")
     wanted |= dict(beta1=beta1, beta2=beta2, kind=KINDS.index(wanted["kind"]))
     run = _C.fit_mlp_emulated_f32 if loss.dtype == torch.float32 else _C.fit_mlp_emulated_f64
-    run({name: tensor.numpy() for name, tensor in tensors.items()}, wanted, precision, tile, blocks, warps)
+    run(
+        {name: tensor.numpy() for name, tensor in tensors.items()},
+        wanted,
+        precision,
+        tile,
+        blocks,
+        warps,
+        group,
+    )
     return loss
 
 
@@ -73,13 +81,14 @@ def test_production_sizes(tile, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", [1, 4])
 @pytest.mark.parametrize("sizes", [PRODUCTION, (8, 17, 40, 8), (88, 128, 100, 248)], ids=str)
-def test_tensor_kernel_follows_the_search(kind, sizes):
+def test_tensor_kernel_follows_the_search(kind, sizes, group):
     """Layouts and fragments: one step's gradient is right to float16's precision, in every row and column."""
     case = problem(21, sizes)
     truth = moved(case, torch.device("cpu"), torch.float64)
     reference.fit_mlp_(**truth, **OPTIONS, kind=kind, n_iter=1)
-    loss = emulate(case, "tensor", 16, 1, 2, kind=kind, n_iter=1)
+    loss = emulate(case, "tensor", 16, 1, 2, group, kind=kind, n_iter=1)
     gradient = truth["exp_avg"]
     # l1's gradient is a sign: a residual near 0 may turn.
     allowed = 0.05 if kind == "l1" else 3e-3
@@ -162,8 +171,10 @@ def test_plans_known_by_heart():
     assert _C.fit_mlp_plan(10**6)["tile_faces"] == 64
     assert _C.fit_mlp_plan(10**6, **A100)["tile_faces"] == 32
     tensor = _C.fit_mlp_plan(10**6, precision="tensor")
-    assert (tensor["threads"], tensor["blocks"]) == (256, 132)
-    assert _C.fit_mlp_plan(10**6, precision="tensor", **A100)["threads"] == 32
+    assert (tensor["threads"], tensor["blocks"], tensor["group_warps"]) == (256, 132, 4)
+    assert _C.fit_mlp_plan(1, precision="tensor")["threads"] == 128
+    a100 = _C.fit_mlp_plan(10**6, precision="tensor", **A100)
+    assert (a100["threads"], a100["group_warps"]) == (64, 1)
 
 
 def test_plan_refuses_what_has_no_kernel():
