@@ -40,7 +40,7 @@ from genet_ext.parameters import IDENTITY
 from genet_ext.result import FitResult, concatenate
 from genet_ext.solver import SETTING_NAMES, Objective, SearchOutcome, SearchSettings, search
 from genet_ext.status import Status
-from genet_ext.uncertainty import au_standard_deviation
+from genet_ext.uncertainty import au_posterior
 
 Init = Literal["regressor", "mean"]
 
@@ -353,10 +353,10 @@ def _search_fields(
     fitted = np.array([s.fitted for s in status], bool)
     distance = feature_distance_of(models, outcome.theta, target.features, kind, delta, settings.ops)
     misfit = misfit_of(models, outcome.theta, target.features, settings.ops)
-    sd = np.full((len(status), len(table.names)), np.nan)
+    posterior = np.full((len(status), len(table.names), 2), np.nan)
     if uncertainty:
         mean = prior_mean(models, target.regressed)
-        sd = au_standard_deviation(models, table, outcome.theta, target.features, mean, kind, delta)
+        posterior = au_posterior(models, table, outcome.theta, target.features, mean, kind, delta)
     return {
         "status": status,
         "message": message,
@@ -365,7 +365,7 @@ def _search_fields(
         "distance": np.where(fitted, distance.double().cpu().numpy(), np.nan),
         "misfit": np.where(fitted, misfit.double().cpu().numpy(), np.nan),
         "iterations": outcome.iterations.cpu().numpy().astype(np.int64),
-        "sd": np.where(fitted[:, None], sd, np.nan),
+        "posterior": np.where(fitted[:, None, None], posterior, np.nan),
     }
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import APPEARANCE, FEATURES
 from genet_ext.generators import FeatureGenerator, ImageGenerator
@@ -29,6 +30,8 @@ class Prior:
         feature_weight: [D], weight of each whitened feature in the distance (below 1: tempered).
         precision: [P, P], inverse covariance of the regressor's held-out error.
         rate: [P], exponential (sparsity) rate per parameter.
+        sd_scale: [A], held-out errors of each AU over those that the Laplace approximation expects.
+        misfit_limit: [], the misfit that 1 in 100 held-out renders exceeds.
     """
 
     feature_mean: Tensor
@@ -36,6 +39,8 @@ class Prior:
     feature_weight: Tensor
     precision: Tensor
     rate: Tensor
+    sd_scale: Tensor
+    misfit_limit: Tensor
 
     def whiten(self, features: Tensor) -> Tensor:
         """F's features [B, D] -> whitened features [B, D], comparable with H's output."""
@@ -100,6 +105,8 @@ def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:
             feature_weight=torch.ones(FEATURES),
             precision=torch.eye(space.size),
             rate=torch.zeros(space.size),
+            sd_scale=torch.ones(len(load_action_units().names)),
+            misfit_limit=torch.tensor(2.5),
         )
     return _freeze(*networks, prior, space, device)
 

@@ -60,7 +60,7 @@ def plot_result(result: FitResult, path: str | Path | None = None) -> Figure:
     figure = Figure(figsize=(WIDTH, ROW_HEIGHT * len(result)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(result), 3, squeeze=False, gridspec_kw={"width_ratios": [1, 1, 2.1]})
-    renderings, aus, deviations = result.render(), result.aus.to_numpy(), result.sd
+    renderings, aus, deviations = result.render(), result.aus.to_numpy(), result.aus_sd.to_numpy()
     for row, (left, middle, right) in enumerate(axes):
         _show(left, result.crops[row], _title(result, row))
         if result.fitted[row]:

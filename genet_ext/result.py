@@ -22,6 +22,7 @@ from genet_ext.models import Models
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
 from genet_ext.solver import SearchSettings
 from genet_ext.status import Status
+from genet_ext.uncertainty import deviation, interval
 
 if TYPE_CHECKING:
     from feat import Fex
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 
 BOX_COLUMNS = ["FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight"]
-DOUBTFUL_MISFIT = 2.5
 POSE_COLUMNS = ["pitch_deg", "yaw_deg", "roll_deg"]
 LANDMARK_COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(68)]
 
@@ -62,10 +62,12 @@ class FitResult:
         similarity: float64 [N, 2, 3], photograph px -> crop px.
         loss: float64 [N], the objective at the optimum.
         distance: float64 [N], its part without the prior: how well the face model explains the photograph.
-        misfit: float64 [N], the squared distance over the one to be expected: photographs of faces have 0.4
-            to 1.5, anything else 5 and more; see :attr:`quality`.
+        misfit: float64 [N], the squared distance over the one to be expected: about 1 for faces like the
+            training renders, several times that for anything that is no face; see :attr:`quality`.
         iterations: int [N], steps taken.
-        sd: float64 [N, 20], standard deviation of each AU (Laplace approximation); NaN if not asked for.
+        posterior: float64 [N, 20, 2], what is believed of each AU: mean and standard deviation of a normal
+            variable that is clipped to 0 and 1 (Laplace approximation, calibrated on held-out renders); NaN
+            if not asked for. See :attr:`aus_sd` and :meth:`interval`.
         baseline: float64 [N, 20], AUs of the subject's neutral photograph, already subtracted in ``aus``;
             zero without one.
         crops: uint8 [256, 256, 3] per face, the aligned photograph for plots; None where it was not kept.
@@ -89,7 +91,7 @@ class FitResult:
     distance: Array
     misfit: Array
     iterations: Array
-    sd: Array
+    posterior: Array
     baseline: Array
     crops: list[UInt8Array | None] = field(repr=False)
     models: Models = field(repr=False)
@@ -110,7 +112,17 @@ class FitResult:
     @property
     def aus_sd(self) -> pd.DataFrame:
         """Standard deviation of :attr:`aus`, same columns and scale."""
-        return self._au_frame(self.sd)
+        return self._au_frame(deviation(self.posterior))
+
+    def interval(self, level: float = 0.95) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Lower and upper ends between which the AUs are believed to lie, same columns and scale as ``aus``.
+
+        The AUs of the neutral photograph, if one was given, are taken off as if they were exact.
+
+        Raises ValueError if ``level`` is not between 0 and 1.
+        """
+        low, high = (np.clip(end - self.baseline, 0, 1) for end in interval(self.posterior, level))
+        return self._au_frame(low), self._au_frame(high)
 
     @property
     def pose(self) -> pd.DataFrame:
@@ -144,9 +156,11 @@ class FitResult:
     def quality(self) -> list[str]:
         """``"good"``, ``"doubtful"`` where the fit explains the picture badly, empty if not fitted.
 
-        Doubtful are pictures of no face at all, and of faces far out of pose or mostly covered.
+        Doubtful is what fits worse than 99 in 100 held-out renders: pictures of no face at all, and of faces
+        far out of pose, mostly covered, or unlike all that the networks were trained on.
         """
-        words = np.where(self.misfit < DOUBTFUL_MISFIT, "good", "doubtful")
+        limit = float(self.models.prior.misfit_limit)
+        words = np.where(self.misfit < limit, "good", "doubtful")
         return [str(word) if ok else "" for word, ok in zip(words, self.fitted, strict=True)]
 
     def to_frame(self, landmarks: bool = True) -> pd.DataFrame:

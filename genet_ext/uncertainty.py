@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import truncnorm
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from genet_ext.action_units import ActionUnitTable
@@ -16,8 +16,10 @@ from genet_ext.reference import DistanceKind, add_prior_gradient, feature_distan
 
 SMALLEST = 1e-6  # keeps the curvature of l1 and cosine finite at a perfect match
 
+Array = npt.NDArray[np.float64]
 
-def au_standard_deviation(
+
+def au_posterior(
     models: Models,
     table: ActionUnitTable,
     theta: Tensor,
@@ -25,14 +27,15 @@ def au_standard_deviation(
     mean: Tensor,
     kind: DistanceKind = "squared",
     delta: float = 1.0,
-) -> npt.NDArray[np.float64]:
-    """Standard deviation of every AU of every face.
+) -> Array:
+    """What is believed of every AU of every face: a normal variable, clipped to 0 and 1.
 
     The objective is the negative logarithm of a posterior density. Around the optimum it is taken as a
     parabola, its curvature ``J^T W J + Lambda`` from the Jacobian J of the feature generator H (of H also
-    where the search went through G and F). That gives each AU a normal density; cut off at 0 and 1, its
-    standard deviation is the answer. An AU pressed against 0 by a steep slope is thus sure to be absent, one
-    that only just ends there is not.
+    where the search went through G and F), its deviations stretched by what held-out renders showed
+    (``prior.sd_scale``). What lies beyond 0 and 1 counts at 0 and 1: unlike a density on the interval, this
+    can say that an AU is absent. An AU pressed against 0 by a steep slope is sure to be, one that only just
+    ends there is not.
 
     Args:
         models: the frozen networks and the prior.
@@ -43,7 +46,8 @@ def au_standard_deviation(
         kind, delta: the distance that was minimised.
 
     Returns:
-        float64 [B, A] in AU units, NaN where theta is not finite or the face model cannot express the AU.
+        float64 [B, A, 2], mean and standard deviation before clipping, in AU units; NaN where theta is not
+        finite or the face model cannot express the AU. See :func:`deviation` and :func:`interval`.
     """
     weights = torch.from_numpy(table.weights).to(theta.device)
 
@@ -61,12 +65,34 @@ def au_standard_deviation(
         centre, variance = in_chunks(
             run, *(torch.where(finite[:, None], x, torch.zeros_like(x)) for x in (theta, features, mean))
         )
-    deviation = np.full((len(theta), len(table.names)), np.nan)
-    rows, columns = np.ix_(finite.cpu().numpy(), table.expressible)
-    sigma = np.sqrt(variance.cpu().numpy()[rows, columns])
-    middle = centre.cpu().numpy()[rows, columns]
-    deviation[rows, columns] = truncnorm.std(-middle / sigma, (1 - middle) / sigma, loc=middle, scale=sigma)
-    return deviation
+    sigma = variance.sqrt() * models.prior.sd_scale.double()
+    posterior = torch.stack([centre, sigma], 2).cpu().numpy()
+    posterior[~finite.cpu().numpy()] = np.nan
+    posterior[:, ~table.expressible] = np.nan
+    return posterior
+
+
+def deviation(posterior: Array) -> Array:
+    """Standard deviation [..., A] of AUs in [0, 1] from their posterior [..., A, 2]."""
+    mean, sd = posterior[..., 0], posterior[..., 1]
+    low, high = -mean / sd, (1 - mean) / sd
+    at_low, at_high = (np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) for z in (low, high))
+    inside, above = ndtr(high) - ndtr(low), ndtr(-high)
+    first = mean * inside + sd * (at_low - at_high) + above
+    second = (mean**2 + sd**2) * inside + sd * (mean * at_low - (mean + 1) * at_high) + above
+    out: Array = np.sqrt(np.maximum(second - first**2, 0))
+    return out
+
+
+def interval(posterior: Array, level: float) -> tuple[Array, Array]:
+    """Lower and upper end [..., A] of the central interval of AUs from their posterior [..., A, 2].
+
+    Raises ValueError if ``level`` is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")
+    reach = ndtri(0.5 + level / 2) * posterior[..., 1]
+    return np.clip(posterior[..., 0] - reach, 0, 1), np.clip(posterior[..., 0] + reach, 0, 1)
 
 
 def _expand(

@@ -20,8 +20,8 @@ FIT_ARGUMENTS = """
 
 RESULT_NAMES = """
     appearance aus aus_sd baseline box crops distance expression face face_score features fitted identity
-    image intensity iterations landmarks loss message misfit models plot pose quality regressed render sd
-    settings similarity source status theta to_csv to_fex to_frame
+    image intensity interval iterations landmarks loss message misfit models plot pose posterior quality
+    regressed render settings similarity source status theta to_csv to_fex to_frame
 """.split()
 
 

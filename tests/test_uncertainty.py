@@ -9,7 +9,7 @@ import torch
 from genet_ext.action_units import build_action_units, load_action_units
 from genet_ext.models import random_models
 from genet_ext.reference import feature_distance, prior_energy
-from genet_ext.uncertainty import au_standard_deviation, feature_jacobian
+from genet_ext.uncertainty import au_posterior, deviation, feature_jacobian, interval
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_curvature_is_the_objectives_where_the_features_match(models, kind):
     theta = torch.full((1, models.space.size), 0.5)
     features = models.feature_generator(theta)
     table = load_action_units()
-    found = au_standard_deviation(models, table, theta, features, theta, kind)[0]
+    found = au_posterior(models, table, theta, features, theta, kind)[0, :, 1]
 
     generator = random_models(1).feature_generator.double()
 
@@ -48,27 +48,37 @@ def test_curvature_is_the_objectives_where_the_features_match(models, kind):
     assert np.allclose(found[inside], expected[inside], rtol=2e-3)
 
 
-def test_deviation_at_the_bound_is_that_of_the_cut_off_density(models):
-    """Without features the posterior is the prior: a normal density on [0, 1], known by sampling."""
-    models = replace(
-        models,
-        prior=replace(
-            models.prior,
-            feature_weight=torch.zeros(256),
-            precision=torch.eye(models.space.size) * 25.0,  # sd 0.2
-        ),
+def test_without_features_the_posterior_is_the_prior(models):
+    prior = replace(
+        models.prior,
+        feature_weight=torch.zeros(256),
+        precision=torch.eye(models.space.size) * 25.0,  # sd 0.2
+        sd_scale=models.prior.sd_scale * 1.5,
     )
     table = build_action_units(
         [{"au": "AU17", "parameter": "AU17", "weight": "1"}, {"au": "AU11", "parameter": "", "weight": ""}],
         models.space,
     )
-    rng = np.random.default_rng(0)
-    for centre in (-0.4, 0.0, 0.1, 0.5):
-        mean = torch.full((1, models.space.size), centre)
-        found = au_standard_deviation(models, table, mean.clamp(0, 1), torch.zeros(1, 256), mean)[0]
-        samples = rng.normal(centre, 0.2, 2_000_000)
-        assert np.isclose(found[0], samples[(samples > 0) & (samples < 1)].std(), rtol=0.01)
-        assert np.isnan(found[1])
+    models = replace(models, prior=replace(prior, sd_scale=prior.sd_scale[:2]))
+    mean = torch.full((1, models.space.size), -0.4)
+    found = au_posterior(models, table, mean.clamp(0, 1), torch.zeros(1, 256), mean)[0]
+    assert np.allclose(found[0], [-0.4, 0.3], atol=1e-6)
+    assert np.isnan(found[1]).all()
+
+
+@pytest.mark.parametrize("mean", [-0.4, 0.0, 0.1, 0.5, 1.2])
+def test_deviation_and_interval_are_those_of_the_clipped_variable(mean):
+    samples = np.random.default_rng(0).normal(mean, 0.2, 2_000_000).clip(0, 1)
+    posterior = np.array([mean, 0.2])
+    assert np.isclose(deviation(posterior), samples.std(), rtol=0.01, atol=1e-4)
+    for level in (0.5, 0.95):
+        expected = np.quantile(samples, [0.5 - level / 2, 0.5 + level / 2])
+        assert np.allclose(interval(posterior, level), expected, atol=2e-3)
+
+
+def test_interval_says_what_it_needs():
+    with pytest.raises(ValueError, match="level: expected a number between 0 and 1, got 95"):
+        interval(np.zeros((1, 2)), 95)
 
 
 @pytest.mark.parametrize("kind", ["squared", "huber", "l1", "cosine"])
@@ -78,10 +88,10 @@ def test_faces_do_not_influence_each_other(models, kind):
     features = torch.randn(6, 256, generator=generator)
     theta[2] = torch.nan
     table = load_action_units()
-    together = au_standard_deviation(models, table, theta, features, theta, kind)
+    together = au_posterior(models, table, theta, features, theta, kind)
     assert np.isnan(together[2]).all()
     assert np.isfinite(together[[0, 1, 3, 4, 5]][:, table.expressible]).all()
     for row in (0, 5):
         one = slice(row, row + 1)
-        alone = au_standard_deviation(models, table, theta[one], features[one], theta[one], kind)
+        alone = au_posterior(models, table, theta[one], features[one], theta[one], kind)
         assert np.array_equal(alone[0], together[row], equal_nan=True)

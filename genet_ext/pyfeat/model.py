@@ -109,7 +109,7 @@ class GenetAUModel:
         rows = result.aus[AU_COLUMNS].astype(np.float32).reset_index(drop=True)
         rows[LOSS_COLUMN] = np.asarray(result.loss, dtype=np.float32)
         rows[STATUS_COLUMN] = [str(status) for status in result.status]
-        rows[DEVIATION_COLUMNS] = result.sd.astype(np.float32)
+        rows[DEVIATION_COLUMNS] = result.aus_sd.to_numpy(np.float32)
         return rows
 
     def detect_au(self, *_: Any, **__: Any) -> None:

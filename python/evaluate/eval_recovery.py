@@ -35,7 +35,7 @@ from genet_ext.models import Models, load_models
 from genet_ext.solver import SearchSettings
 from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
-from python.evaluate.methods import Extracted, Fitted, Method, extract_all, run
+from python.evaluate.methods import Extracted, Fitted, Method, extract_all, posterior_of, run
 from python.evaluate.metrics import Array
 from python.evaluate.pictures import TestSet, load_test_set
 from python.evaluate.plots import plot_convergence, plot_cross_talk
@@ -44,6 +44,7 @@ REGRESSOR, MEAN_FACE, BAYESIAN, IMAGE = "regressor", "mean face", "Bayesian", "i
 SWEEP = (0, 5, 10, 20, 30, 50, 80, 120, 200, 300)
 AT_112 = 112 / 128  # landmark errors are given in px of a face crop of 112 px
 RESAMPLES = 200
+LEVELS = (0.5, 0.8, 0.95)  # of the intervals whose coverage is counted
 
 
 def methods(
@@ -132,6 +133,18 @@ def r_interval(aus: Array, predicted: Array, person: Array) -> tuple[float, floa
     return float(low), float(high)
 
 
+def covered(aus: Array, posterior: Array) -> dict[str, dict[str, float]]:
+    """Share of the truths in the intervals of each level: all AUs, those present, those absent."""
+    reach = metrics.reach(aus, posterior)
+    kinds = {"all": aus >= 0, "present": aus > 0, "absent": aus == 0}
+    return {
+        f"{level:.0%}": {
+            kind: metrics.coverage(np.where(mask, reach, np.nan), level) for kind, mask in kinds.items()
+        }
+        for level in LEVELS
+    }
+
+
 def converge(
     models: Models, test: TestSet, extracted: Extracted, settings: SearchSettings, faces: int
 ) -> dict[str, list[dict[str, float]]]:
@@ -188,6 +201,11 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
         markdown_table(
             ["method", "pitch", "yaw", "roll", "all", "offset removed"],
             [[name, *result["pose_deg"].values()] for name, result in results.items()],
+        ),
+        "Coverage of the intervals of the Bayesian search:",
+        markdown_table(
+            ["interval", "all AUs", "present (above 0)", "absent"],
+            [[level, *shares.values()] for level, shares in report["coverage"].items()],
         ),
         "## By AU",
         markdown_table(
@@ -268,6 +286,9 @@ def evaluate(
         "extract_ms_per_face": 1e3 * extracted.seconds / len(test),
         "methods": results,
     }
+    shipped = Method(BAYESIAN, settings)
+    fitted = run(models, extracted.target, shipped)
+    report["coverage"] = covered(test.aus, posterior_of(models, extracted.target, fitted, shipped))
     if sweep_faces:
         report["convergence"] = converge(models, test, extracted, settings, sweep_faces)
         plot_convergence(report["convergence"], out / "convergence.png")

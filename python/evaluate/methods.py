@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from genet_ext.action_units import load_action_units
 from genet_ext.faces import FloatArray, align_faces, faces_of, invert, transform
 from genet_ext.images import Source, UInt8Array
 from genet_ext.models import Models, Prior
-from genet_ext.objective import Target, extract
+from genet_ext.objective import Target, extract, prior_mean
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
 from genet_ext.solver import SearchSettings, search
+from genet_ext.uncertainty import au_posterior
 from python.evaluate.common import Stopwatch
 from python.evaluate.metrics import Array
 
@@ -120,6 +122,19 @@ def run(models: Models, target: Target, method: Method) -> Fitted:
         outcome = search(replace(models, prior=prior), target, start, method.settings)
     theta: Tensor = torch.where(outcome.loss.isfinite()[:, None], outcome.theta, torch.nan)
     return Fitted(theta.double().cpu().numpy(), outcome.iterations.cpu().numpy(), watch.seconds)
+
+
+def posterior_of(models: Models, target: Target, fitted: Fitted, method: Method) -> Array:
+    """What the shipped search believes of every AU: [N, A, 2] as :func:`genet_ext.uncertainty.au_posterior`.
+
+    Raises ValueError for a method with another prior or distance than the shipped one.
+    """
+    if method.from_mean or method.distance_scale != 1 or method.rate_scale != 1:
+        raise ValueError(f"method: expected the shipped prior, got {method.name}")
+    rows = slice(len(fitted.theta))
+    features, regressed = target.features[rows], target.regressed[rows]
+    theta = torch.from_numpy(fitted.theta).to(features)
+    return au_posterior(models, load_action_units(), theta, features, prior_mean(models, regressed))
 
 
 def population_prior(models: Models) -> Prior:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
 Array = npt.NDArray[np.float64]
 
@@ -244,6 +245,31 @@ def bins(values: npt.ArrayLike, edges: Sequence[float], unit: str = "") -> npt.N
     names = [f"{a:02g}-{b:02g} {unit}".strip() for a, b in pairwise(edges)]
     names.append(f"{edges[-1]:02g}+ {unit}".strip())
     return np.array(names)[np.clip(np.digitize(values, edges) - 1, 0, len(names) - 1)]
+
+
+def reach(truth: Array, posterior: Array) -> Array:
+    """How many standard deviations an interval must reach to cover each truth [N, A]; 0 where any would.
+
+    Args:
+        truth: [N, A] in [0, 1]; 0 and 1 are covered by an interval that reaches beyond them.
+        posterior: [N, A, 2], mean and standard deviation of the normal variable that is clipped to the AU.
+    """
+    mean, sd = posterior[..., 0], posterior[..., 1]
+    gap = np.abs(truth - mean)
+    gap = np.where((truth == 0) & (mean < 0) | (truth == 1) & (mean > 1), 0, gap)
+    out: Array = gap / sd
+    return out
+
+
+def normal_reach(level: float) -> float:
+    """Half the width of a normal variable's central interval, in standard deviations: 1.96 for 0.95."""
+    return float(ndtri(0.5 + level / 2))
+
+
+def coverage(reach: Array, level: float) -> float:
+    """Share of the known truths that lie in their central interval; see :func:`reach`."""
+    known = reach[np.isfinite(reach)]
+    return float((known <= normal_reach(level)).mean()) if known.size else float("nan")
 
 
 def _known(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[Array, Array]:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
@@ -99,6 +100,9 @@ def main() -> None:
             "feature_weight": torch.full((FEATURES,), 1 / config["temper"], device=device),
             "precision": (precision + precision.T) / 2,
             "rate": torch.zeros(space.size),
+            # Not yet known: python.train.calibrate measures both.
+            "sd_scale": torch.ones(len(load_action_units().names)),
+            "misfit_limit": torch.tensor(torch.inf),
         },
         arguments.out / "prior.safetensors",
         half=False,

@@ -135,3 +135,14 @@ def test_summary_counts_neutral_faces():
     groups = metrics.by_group(("AU01", "AU02", "AU11"), truth, prediction, ["b", "a", "a"])
     assert list(groups) == ["a", "b"]
     assert groups["a"]["neutral_faces"] == 0
+
+
+def test_coverage_of_normal_errors_is_the_level(rng):
+    mean, sd = rng.normal(0.3, 0.3, 20_000), rng.uniform(0.05, 0.3, 20_000)
+    truth = rng.normal(mean, sd).clip(0, 1)
+    reach = metrics.reach(truth[:, None], np.stack([mean, sd], 1)[:, None])
+    for level in (0.5, 0.8, 0.95):
+        low, high = (np.clip(mean + sign * metrics.normal_reach(level) * sd, 0, 1) for sign in (-1, 1))
+        assert metrics.coverage(reach, level) == pytest.approx(((truth >= low) & (truth <= high)).mean())
+    assert metrics.normal_reach(0.95) == pytest.approx(1.96, abs=1e-3)
+    assert np.isnan(metrics.coverage(np.full((2, 1), np.nan), 0.95))

@@ -12,6 +12,7 @@ import torch
 from genet_ext.models import load_models
 from genet_ext.parameters import load_parameter_space
 from python.render.dataset import FORMAT
+from python.render.renderer import APPEARANCE
 from python.train import augment
 from python.train.augment import Draw
 from python.train.common import CONFIGS, Trainer, one_cycle
@@ -26,7 +27,9 @@ def renders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("renders")
     shard = folder / "shard-00000"
     shard.mkdir()
-    (folder / "dataset.json").write_text(json.dumps({"format": FORMAT, "count": COUNT}))
+    (folder / "dataset.json").write_text(
+        json.dumps({"format": FORMAT, "count": COUNT, "appearance": list(APPEARANCE)})
+    )
     rng = np.random.default_rng(0)
     space = load_parameter_space()
     theta = rng.random((COUNT, space.size)).astype(np.float32)
@@ -62,6 +65,8 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     run("train_image_generator", *common)
     said = run("distill_features", *common, "--held-out", renders, "--extractor", tmp_path)
     assert "held-out share" in said
+    said = run("calibrate", "--weights", tmp_path, "--held-out", renders, "--device", "cpu")
+    assert "misfit limit" in said
     models = load_models(folder=tmp_path)
     theta = models.extractor(torch.rand(2, 3, 128, 128)).parameters
     assert bool(torch.isfinite(models.feature_generator(theta)).all())
