@@ -43,6 +43,7 @@ struct DeviceWarp {
     __device__ __forceinline__ const T& operator()(int, int i) const { return values[i]; }
   };
 
+  static constexpr int kChunk = 32;
   static constexpr bool kRoomForLoads = false;  // registers for loads that overlap a product
 
   template <typename F>
@@ -235,6 +236,11 @@ struct DeviceGroupWarp : DeviceWarp {
 #endif
 };
 
+// The same with twice the features at a time.
+struct DeviceWideWarp : DeviceGroupWarp {
+  static constexpr int kChunk = 64;
+};
+
 // The workspace: this header, then the packed weights (full precision) or the image of the shared memory
 // (tensor).
 struct alignas(256) Workspace {
@@ -306,13 +312,25 @@ DeviceLimits current_device_limits() {
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
-// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8, GENET_FIT_GROUP=1|4
+// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8, GENET_FIT_GROUP=1|4,
+// GENET_FIT_CHUNK=32|64
 FitMlpWish wish_of_environment() {
   const auto number = [](const char* name) {
     const char* value = std::getenv(name);
     return value ? std::atoi(value) : 0;
   };
-  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS"), number("GENET_FIT_GROUP")};
+  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS"), number("GENET_FIT_GROUP"),
+          number("GENET_FIT_CHUNK")};
+}
+
+// As operators throw: what std::invalid_argument becomes in Python depends on torch's version.
+template <typename T>
+FitMlpPlan plan_or_runtime_error(const FitMlpArgs<T>& args, Precision precision) {
+  try {
+    return fit_mlp_plan(args, precision, current_device_limits(), wish_of_environment());
+  } catch (const std::invalid_argument& refusal) {
+    throw std::runtime_error(refusal.what());
+  }
 }
 
 template <typename Kernel, typename... Args>
@@ -348,7 +366,7 @@ int64_t fit_mlp_workspace(const FitMlpArgs<T>& args, Precision precision) {
 
 template <typename T>
 void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, void* opaque_stream) {
-  const FitMlpPlan plan = fit_mlp_plan(args, precision, current_device_limits(), wish_of_environment());
+  const FitMlpPlan plan = plan_or_runtime_error(args, precision);
   if (args.batch == 0) return;
   const auto stream = static_cast<cudaStream_t>(opaque_stream);
   auto* workspace = static_cast<Workspace*>(memory);
@@ -366,6 +384,9 @@ void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, 
     prepare_tensor<<<blocks(bytes / 2), kPrepareThreads, 0, stream>>>(args, workspace, image);
     check_launch("fit_mlp_");
     const auto* vectors = reinterpret_cast<const uint4*>(image);
+    if (plan.group_warps > 1 && plan.chunk == 64) {
+      return launch(search_tensor<DeviceWideWarp>, plan, stream, args, workspace, vectors);
+    }
     if (plan.group_warps > 1)
       return launch(search_tensor<DeviceGroupWarp>, plan, stream, args, workspace, vectors);
     launch(search_tensor<DeviceWarp>, plan, stream, args, workspace, vectors);

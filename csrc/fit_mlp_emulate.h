@@ -57,6 +57,7 @@ struct EmulatedBlock {
 
 struct EmulatedWarp {
   static constexpr bool kRoomForLoads = true;
+  static constexpr int kChunk = 32;
 
   template <typename T, int kCount>
   struct PerLane {
@@ -152,6 +153,8 @@ struct EmulatedWarp {
 
 // One warp of a group that multiplies by wgmma: its 16 of the 64 rows.
 struct EmulatedGroupWarp : EmulatedWarp {
+  static constexpr int kChunk = 64;
+
   template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
   void product(Out& out, const Left& left, const Matrix& matrix) const {
     product_by_group<kBack, kSteps, kTiles>(*this, out, left, matrix);

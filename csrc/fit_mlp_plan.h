@@ -25,6 +25,7 @@ struct FitMlpPlan {
   int blocks;
   int64_t shared_bytes;  // dynamic, of a block
   int group_warps;       // tensor: warps that multiply together, 4 with wgmma; else 1
+  int chunk = 32;        // features at a time, for experiments
 };
 
 // For experiments: a tile, or the warps of a tensor block, other than the planned ones. It changes no number.
@@ -32,6 +33,7 @@ struct FitMlpWish {
   int tile_faces = 0;    // 0: as planned
   int tensor_warps = 0;  // 0: as planned
   int tensor_group = 0;  // 0: as planned
+  int tensor_chunk = 0;  // 0: as planned
 };
 
 constexpr int kTileSizes[] = {64, 32, 16, 4,
@@ -100,7 +102,13 @@ inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits&
   const int warps = int(spread < group ? group : spread < most ? spread : most);
   const int64_t wanted = ceil_div(tiles * group, warps);
   const int blocks = int(wanted < device.multiprocessors ? wanted : device.multiprocessors);
-  return {Precision::kTensor, kTensorFaces, warps * kLanes, blocks, tensor_shared_bytes(args, warps), group};
+  return {Precision::kTensor,
+          kTensorFaces,
+          warps * kLanes,
+          blocks,
+          tensor_shared_bytes(args, warps),
+          group,
+          wish.tensor_chunk ? wish.tensor_chunk : 32};
 }
 
 template <typename T>

@@ -22,11 +22,11 @@
 
 namespace genet {
 
-constexpr int kTensorFaces = 16;    // of a warp: the rows of one tensor-core product
-constexpr int kTensorWidth = 96;    // likewise; 128 would not fit the registers
-constexpr int kTensorHidden = 128;  // narrower layers are padded with zeros
-constexpr int kTensorChunk = 32;    // features at a time
-constexpr int kTensorGroup = 4;     // warps that share a Hopper wgmma
+constexpr int kTensorFaces = 16;     // of a warp: the rows of one tensor-core product
+constexpr int kTensorWidth = 96;     // likewise; 128 would not fit the registers
+constexpr int kTensorHidden = 128;   // narrower layers are padded with zeros
+constexpr int kTensorFeatures = 64;  // the features are padded to a multiple
+constexpr int kTensorGroup = 4;      // warps that share a Hopper wgmma
 
 // Why precision "tensor" cannot run this problem; null if it can.
 template <typename T>
@@ -58,7 +58,7 @@ struct TensorLayout {
 
 GENET_HD constexpr TensorLayout tensor_layout(int features) {
   TensorLayout l{};
-  l.features = round_up(features, kTensorChunk);
+  l.features = round_up(features, kTensorFeatures);
   l.w1 = 0;
   l.w2 = l.w1 + 2 * kTensorHidden * kTensorWidth;
   l.prior = l.w2 + 2 * kTensorHidden * kTensorHidden;
@@ -256,6 +256,7 @@ class FitWarp {
  private:
   static constexpr int kQuads = kTensorWidth / 16;  // a lane's fours of theta, a row
   static constexpr int kHiddenTiles = kTensorHidden / 8;
+  static constexpr int kChunk = Warp::kChunk;  // features at a time
   static constexpr int kThetaTiles = kTensorWidth / 8;
   static constexpr int kThetaSteps = kTensorWidth / 16;  // products along theta
   static constexpr int kHiddenSteps = kTensorHidden / 16;
@@ -408,8 +409,8 @@ class FitWarp {
     });
   }
 
-  using Chunk = PerLane<float, kTensorChunk / 2>;  // accumulators of [16, kTensorChunk]
-  using ChunkHalf = PerLane<uint32_t, kTensorChunk / 4>;
+  using Chunk = PerLane<float, kChunk / 2>;  // accumulators of [16, kChunk]
+  using ChunkHalf = PerLane<uint32_t, kChunk / 4>;
 
   GENET_TILE_FN void load_target(Chunk& target, int first) const {
     warp_.each([&](int lane) {
@@ -417,7 +418,7 @@ class FitWarp {
       for (int h = 0; h < 2; ++h) {
         const float* row = args_.target + face_or_first(lane, h) * args_.features;
         GENET_UNROLL
-        for (int i = 0; i < kTensorChunk / 16; ++i) {
+        for (int i = 0; i < kChunk / 16; ++i) {
           const Quad quad = load_within(row, first + column_of(lane, i), args_.features);
           GENET_UNROLL
           for (int c = 0; c < 4; ++c) target(lane, place_of(i, h, c)) = quad.v[c];
@@ -431,8 +432,8 @@ class FitWarp {
   }
 
   GENET_TILE_FN void predict(const HiddenHalf& hidden, int first, Chunk& pred) const {
-    start<kTensorChunk / 8>(pred, vector(layout().b3) + first);
-    warp_.template product<false, kHiddenSteps, kTensorChunk / 8>(pred, hidden, last_weights(first));
+    start<kChunk / 8>(pred, vector(layout().b3) + first);
+    warp_.template product<false, kHiddenSteps, kChunk / 8>(pred, hidden, last_weights(first));
   }
 
   // slope(pred, target, weight, row h of the lane, loss) is the gradient by one predicted feature. Everything
@@ -443,7 +444,7 @@ class FitWarp {
     clear(back, 4 * kHiddenTiles);
     const int features = layout().features;
     GENET_NO_UNROLL
-    for (int first = 0; first < features; first += kTensorChunk) {
+    for (int first = 0; first < features; first += kChunk) {
       Chunk pred, target;
       if (Warp::kRoomForLoads) load_target(target, first);
       predict(hidden, first, pred);
@@ -451,7 +452,7 @@ class FitWarp {
       ChunkHalf grad;
       warp_.each([&](int lane) {
         GENET_UNROLL
-        for (int i = 0; i < kTensorChunk / 16; ++i) {
+        for (int i = 0; i < kChunk / 16; ++i) {
           const Quad w = load(vector(layout().weight) + first + column_of(lane, i));
           GENET_UNROLL
           for (int h = 0; h < 2; ++h) {
@@ -466,7 +467,7 @@ class FitWarp {
           }
         }
       });
-      warp_.template product<true, kTensorChunk / 16, kHiddenTiles>(back, grad, last_weights(first));
+      warp_.template product<true, kChunk / 16, kHiddenTiles>(back, grad, last_weights(first));
     }
   }
 
@@ -489,14 +490,14 @@ class FitWarp {
     clear(dot, 2), clear(pred_sq, 2), clear(target_sq, 2);
     const int features = layout().features;
     GENET_NO_UNROLL
-    for (int first = 0; first < features; first += kTensorChunk) {
+    for (int first = 0; first < features; first += kChunk) {
       Chunk pred, target;
       if (Warp::kRoomForLoads) load_target(target, first);
       predict(hidden, first, pred);
       if (!Warp::kRoomForLoads) load_target(target, first);
       warp_.each([&](int lane) {
         GENET_UNROLL
-        for (int i = 0; i < kTensorChunk / 16; ++i) {
+        for (int i = 0; i < kChunk / 16; ++i) {
           const Quad weight = load(vector(layout().weight) + first + column_of(lane, i));
           GENET_UNROLL
           for (int h = 0; h < 2; ++h) {

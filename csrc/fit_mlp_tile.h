@@ -130,7 +130,7 @@ GENET_HD constexpr TileRows tile_rows(int width, int hidden1, int hidden2, int f
   rows.theta = next, next += width;
   rows.act1 = next, next += widest(hidden1, width);
   rows.slope1 = next, next += hidden1;
-  rows.act2 = next, next += widest(hidden2, width);
+  rows.act2 = next, next += widest(widest(hidden2, width), 3);  // 3: the cosine's sums
   rows.slope2 = next, next += hidden2;
   rows.y = next, next += widest(widest(features, hidden1), width);
   rows.total = next;

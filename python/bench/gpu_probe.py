@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "full, tile 1": ("full", {"GENET_FIT_TILE": "1"}),
     "tensor": ("tensor", {}),
     "tensor, 4 warps": ("tensor", {"GENET_FIT_WARPS": "4"}),
+    "tensor, chunk 64": ("tensor", {"GENET_FIT_CHUNK": "64"}),
     "tensor, mma.sync": ("tensor", {"GENET_FIT_GROUP": "1"}),
 }
 

@@ -71,6 +71,17 @@ def test_full_precision_tiles_give_the_cpu_s_bits(kind, tile, batch, blocks):
     assert_same_bits(dict(loss=emulated_loss, **emulated), dict(loss=loss, **case), (*STATE, "loss"))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tile", [1, 4, 16])
+def test_narrowest_layers(kind, tile):
+    """One unit everywhere: what a tile keeps for a face beside its rows has room all the same."""
+    case = problem(7, (1, 1, 1, 1), torch.float64)
+    emulated = faces(case, slice(None))
+    loss = search(case, kind=kind, n_iter=5)
+    emulated_loss = emulate(emulated, "full", tile, 1, 8, kind=kind, n_iter=5)
+    assert_same_bits(dict(loss=emulated_loss, **emulated), dict(loss=loss, **case), (*STATE, "loss"))
+
+
 @pytest.mark.parametrize(("tile", "dtype"), [(16, torch.float64), (4, torch.float64), (64, torch.float32)])
 def test_production_sizes(tile, dtype):
     case = mixed(6, PRODUCTION, dtype)
