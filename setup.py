@@ -26,7 +26,8 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("csrc")
-DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
+# 9.0a has Hopper's own matrix instructions; PTX of 8.0 serves whatever comes later.
+DEFAULT_ARCHITECTURES = "8.0+PTX;9.0a"
 TORCH_TARGET = (2, 10)  # the oldest torch that the libraries must load into
 
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "genet_ext/_version.py").read_text()).group(1)
@@ -85,12 +86,12 @@ def wanted_toolkit() -> Toolkit | None:
 
 
 def architecture_flags(architectures: str) -> list[str]:
-    """nvcc's -gencode flags for a list such as "8.0;9.0+PTX"."""
+    """nvcc's -gencode flags for a list such as "8.0+PTX;9.0a"."""
     flags = []
     for entry in architectures.replace(" ", ";").split(";"):
         match = re.fullmatch(r"(\d+)\.(\d+[af]?)(\+PTX)?", entry)
         if not match:
-            sys.exit(f"TORCH_CUDA_ARCH_LIST: expected entries such as 8.0 or 9.0+PTX, got {entry!r}")
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: expected entries such as 8.0+PTX or 9.0a, got {entry!r}")
         number = match[1] + match[2]
         flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if match[3]:

@@ -61,8 +61,9 @@ def parts(results: Path, skipped: list[str]) -> list[Part]:
 def environment() -> dict[str, str]:
     """CUDA must be built and its tests must run; only this GPU's architecture is compiled, to save time."""
     major, minor = torch.cuda.get_device_capability()
+    own_instructions = "a" if major == 9 else ""  # Hopper's wgmma
     return {
-        "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}",
+        "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}{own_instructions}",
         **os.environ,
         "GENET_CUDA": "1",
         "GENET_REQUIRE_CUDA": "1",
