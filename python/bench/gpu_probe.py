@@ -162,6 +162,9 @@ def speed(name: str, batch: int, peak: float) -> dict[str, Any]:
     options = dict(kind="squared", n_iter=STEPS, lr=0.05, lr_decay=0.98, precision=precision)
     with environment(values):
         ms = milliseconds(lambda: ops.fit_mlp_(**case, **options), 3 if batch > 20000 else 5)
+    if batch % 4096 == 0:  # the same 4096 faces over and over: wherever they lie, they get the same bits
+        found = case["params"].view(-1, 4096, WIDTH)
+        assert (found == found[0]).all(), f"{name}: copies of a face differ at B {batch}"
     tflops = FLOP_PER_STEP * STEPS * batch / ms / 1e9
     row = dict(
         variant=name, batch=batch, ms=ms, faces_per_s=batch / ms * 1e3, tflops=tflops, share=tflops / peak
