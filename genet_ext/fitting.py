@@ -212,10 +212,7 @@ def fit_faces(
     target = extract(models, batch.pixels, torch.from_numpy(batch.valid).to(models.device))
     start = target.regressed if init == "regressor" else torch.zeros_like(target.regressed)
     outcome = search(models, target, start, settings)
-    crops: list[UInt8Array | None] = [
-        face.patch.crop(batch.similarity[row], DISPLAY_SIZE) if face.patch and row < keep_crops else None
-        for row, face in enumerate(faces)
-    ]
+    crops = _kept_crops(batch, keep_crops)
     return _assemble(batch, target, outcome, crops, models, settings, uncertainty)
 
 
@@ -292,6 +289,14 @@ def _batches(images: Iterator[list[Face]], size: int) -> Iterator[list[Face]]:
 
 
 # --- from the search to a result ------------------------------------------------------------------
+
+
+def _kept_crops(batch: FaceBatch, keep: int) -> list[UInt8Array | None]:
+    """The aligned photographs of the first ``keep`` faces, for plots; None for the others."""
+    return [
+        face.patch.crop(batch.similarity[row], DISPLAY_SIZE) if face.patch and row < keep else None
+        for row, face in enumerate(batch.faces)
+    ]
 
 
 def _assemble(

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 
+from genet_ext import face_finder
 from genet_ext.face_finder import find_faces
 from genet_ext.faces import (
     TEMPLATE,
@@ -126,6 +127,17 @@ def test_finder_finds_the_face_and_nothing_else():
     assert len(boxes) == 1
     assert scores[0] >= 0.5
     assert np.abs(boxes[0] - FACE).max() < 12
+
+
+def test_first_look_loses_no_face(monkeypatch):
+    """A sparse first look and a close one give what trying every window of the picture gives."""
+    scene = np.concatenate([astronaut(), np.roll(astronaut()[:, ::-1], (3, 2), (0, 1))], axis=1)
+    boxes, scores = find_faces(scene)
+    monkeypatch.setattr(face_finder, "FIRST_LOOK_STEP", 1)
+    all_boxes, all_scores = find_faces(scene)
+    assert len(boxes) == len(all_boxes) == 2
+    assert np.allclose(boxes, all_boxes, atol=0.01 * (boxes[0, 2] - boxes[0, 0]))
+    assert np.allclose(scores, all_scores, atol=0.03)
 
 
 @pytest.mark.parametrize("picture", [coffee, chelsea], ids=["coffee", "cat"])
