@@ -1,7 +1,8 @@
 """From photographs to aligned face crops.
 
 A face is found (or its box is given), cut out of its photograph once, and then aligned: the extractor's own
-landmarks on a loose crop give a tighter one, twice. Every step treats one face at a time.
+landmarks on a loose crop give a tighter one, until the crop stays where it is. Every step treats one face at
+a time.
 
 Coordinates are pixels, x right, y down, pixel centres at integers.
 """
@@ -20,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from genet_ext.batching import in_chunks
-from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor
+from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor, ExtractorOutput
 from genet_ext.face_finder import find_faces
 from genet_ext.images import Source, UInt8Array, UnreadableImage
 from genet_ext.status import Status
@@ -36,13 +37,14 @@ EYE_LEFT, EYE_RIGHT, NOSE_TIP = slice(36, 42), slice(42, 48), 30
 
 # A face box (finders draw them from the forehead or the brows to the chin) lies about so in an aligned crop.
 BOX_CENTRE, BOX_SIDE = np.array([63.5, 54.0]), 108.0
-ALIGNMENT_PASSES = 2
-# A pass that changes the scale of the crop by more than this has not found a face's landmarks; it is ignored.
+MAX_LOOKS = 3  # the last one's landmarks no longer move the crop
+SETTLED = 0.5  # px: landmarks that would move the crop by less leave it; at 1 px accuracy begins to suffer
+# A look that would change the crop's scale by more has not found a face's landmarks; it moves nothing.
 MAX_SCALE_CHANGE = 2.0
 PATCH_MARGIN = 2.2  # side of the patch cut from the photograph, in sides of the first, loose crop
 MIN_BOX = 8.0  # px, smaller boxes hold no expression
 DISPLAY_SIZE = 256  # px, side of the crop kept for plots
-MAX_UPSAMPLES = 4
+SAMPLES = 2  # at most, each way per crop pixel
 
 
 # --- geometry -------------------------------------------------------------------------------------
@@ -114,7 +116,8 @@ def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UI
     """The aligned crop of a face.
 
     Bilinear, averaged over as many samples per crop pixel as it covers image pixels, so that large faces do
-    not alias; beyond the image its border is repeated.
+    not alias; an image of far more pixels than the crop is first reduced by a whole number. Beyond the image
+    its border is repeated.
 
     Args:
         image: uint8 [H, W, 3].
@@ -128,7 +131,11 @@ def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UI
     to_size = np.array([[zoom, 0, (zoom - 1) / 2], [0, zoom, (zoom - 1) / 2]])
     linear = to_size[:, :2] @ similarity[:, :2]
     inverse = invert(np.concatenate([linear, to_size[:, :2] @ similarity[:, 2:] + to_size[:, 2:]], axis=1))
-    samples = int(np.clip(np.ceil(scale_of(inverse) - 1e-6), 1, MAX_UPSAMPLES))
+    shrink = max(1, int(np.ceil(scale_of(inverse) / SAMPLES - 1e-6)))
+    if shrink > 1:
+        image = np.asarray(Image.fromarray(image).reduce(shrink))
+        inverse = inverse / shrink - [0, 0, (shrink - 1) / (2 * shrink)]
+    samples = max(1, int(np.ceil(scale_of(inverse) - 1e-6)))
     corners = transform(inverse, np.array([[-1, -1], [size, -1], [-1, size], [size, size]]))
     padded, origin = _pad_to_cover(image, corners)
     # Pillow gives the middle of output pixel u as u + 0.5 and takes the middle of input pixel i as i + 0.5.
@@ -277,49 +284,72 @@ def _cut_face(image: UInt8Array, face: Face, landmarks: FloatArray | None) -> Fa
 
 @dataclass(frozen=True)
 class FaceBatch:
-    """Aligned crops of B faces, rows without a face included (zero crops).
+    """Aligned crops of B faces and what the extractor saw in them, rows without a face included.
 
     Attributes:
         faces: the B faces.
-        pixels: uint8 [B, 3, 128, 128], on the networks' device.
+        seen: the extractor's output [B, ...], on the networks' device; zero without a face.
         similarity: float64 [B, 2, 3], photograph px -> crop px; NaN without a face.
         valid: bool [B], whether there is a face.
     """
 
     faces: list[Face]
-    pixels: Tensor
+    seen: ExtractorOutput
     similarity: FloatArray
     valid: npt.NDArray[np.bool_]
 
 
 def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -> FaceBatch:
-    """Crop every face, twice aligning it by the landmarks that the extractor sees in the crop before."""
-    similarity = np.full((len(faces), 2, 3), np.nan)
-    for row, face in enumerate(faces):
-        if face.patch is not None:
-            similarity[row] = face.patch.first
-    loose = np.array([row for row, f in enumerate(faces) if f.patch is not None and not f.aligned], int)
-    for _ in range(ALIGNMENT_PASSES if len(loose) else 0):
-        pixels = _crops([faces[row] for row in loose], similarity[loose], device)
-        landmarks = crop_landmarks(extractor, pixels)
-        photo_landmarks = transform(invert(similarity[loose]), landmarks)
-        similarity[loose] = _plausible(align_to_template(photo_landmarks), similarity[loose])
+    """Crop every face, look at it, and crop it anew by the landmarks seen, until that changes little.
+
+    What was seen in the last crop is the result: a crop that is already where its landmarks want it needs no
+    second look.
+    """
     valid = np.array([face.patch is not None for face in faces], bool)
-    return FaceBatch(faces, _crops(faces, similarity, device), similarity, valid)
+    similarity = np.full((len(faces), 2, 3), np.nan)
+    for row in np.flatnonzero(valid):
+        similarity[row] = faces[row].patch.first  # type: ignore[union-attr]
+    movable = valid & ~np.array([face.aligned for face in faces], bool)
+    seen: tuple[Tensor, ...] | None = None
+    rows = np.flatnonzero(valid)
+    for looks_left in reversed(range(MAX_LOOKS)):
+        output = look(extractor, _crops([faces[row] for row in rows], similarity[rows], device))
+        if seen is None:
+            seen = tuple(x.new_zeros(len(faces), *x.shape[1:]) for x in output)
+        for whole, part in zip(seen, output, strict=True):
+            whole[torch.from_numpy(rows).to(device)] = part
+        landmarks = output.landmarks.double().cpu().numpy()
+        now = similarity[rows]
+        wanted = align_to_template(transform(invert(now), landmarks))
+        unsettled = movable[rows] & _plausible(wanted, now) & (_movement(wanted, now) >= SETTLED)
+        if not (looks_left and unsettled.any()):
+            break
+        rows = rows[unsettled]
+        similarity[rows] = wanted[unsettled]
+    assert seen is not None
+    return FaceBatch(faces, ExtractorOutput(*seen), similarity, valid)
 
 
-def crop_landmarks(extractor: Extractor, pixels: Tensor) -> FloatArray:
-    """The extractor's landmarks of uint8 crops [B, 3, 128, 128]: float64 [B, 68, 2] crop px."""
-    with torch.inference_mode():
-        (landmarks,) = in_chunks(lambda x: extractor(x.float() / 255).landmarks, pixels)
-    return landmarks.cpu().numpy().astype(np.float64)
+def look(extractor: Extractor, pixels: Tensor) -> ExtractorOutput:
+    """The extractor's output of uint8 crops [B, 3, 128, 128]; B may be 0."""
+    with torch.no_grad():
+        return ExtractorOutput(*in_chunks(lambda x: extractor(x.float() / 255), pixels))
 
 
-def _plausible(new: FloatArray, old: FloatArray) -> FloatArray:
+def _movement(new: FloatArray, old: FloatArray) -> FloatArray:
+    """How far the template's points lie from each other in two crops, at most: [B] crop px."""
+    in_photo = transform(invert(old), np.broadcast_to(TEMPLATE, (len(old), *TEMPLATE.shape)))
+    with np.errstate(invalid="ignore"):
+        distance: FloatArray = np.linalg.norm(transform(new, in_photo) - TEMPLATE, axis=-1).max(1)
+    return distance
+
+
+def _plausible(new: FloatArray, old: FloatArray) -> npt.NDArray[np.bool_]:
+    """Whether the scale of crops [B, 2, 3] has not changed beyond belief."""
     with np.errstate(divide="ignore", invalid="ignore"):
         change = np.abs(np.log(scale_of(new) / scale_of(old)))
-    trusted = np.isfinite(new).all((1, 2)) & (change < np.log(MAX_SCALE_CHANGE))
-    return np.where(trusted[:, None, None], new, old)
+    trusted: npt.NDArray[np.bool_] = np.isfinite(new).all((1, 2)) & (change < np.log(MAX_SCALE_CHANGE))
+    return trusted
 
 
 def _crops(faces: list[Face], similarity: FloatArray, device: torch.device) -> Tensor:

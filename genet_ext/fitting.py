@@ -35,7 +35,7 @@ from genet_ext.faces import (
 )
 from genet_ext.images import Source, UInt8Array, iter_sources
 from genet_ext.models import Models, load_models
-from genet_ext.objective import Target, extract, feature_distance_of, misfit_of, prior_mean
+from genet_ext.objective import Target, feature_distance_of, misfit_of, prior_mean, target_of
 from genet_ext.parameters import IDENTITY
 from genet_ext.result import FitResult, concatenate
 from genet_ext.solver import SETTING_NAMES, Objective, SearchOutcome, SearchSettings, search
@@ -209,7 +209,7 @@ def fit_faces(
 ) -> FitResult:
     """The stages for one batch of faces that were already cut out of their photographs."""
     batch = align_faces(faces, models.extractor, models.device)
-    target = extract(models, batch.pixels, torch.from_numpy(batch.valid).to(models.device))
+    target = target_of(models, batch.seen, torch.from_numpy(batch.valid).to(models.device))
     start = target.regressed if init == "regressor" else torch.zeros_like(target.regressed)
     outcome = search(models, target, start, settings)
     crops = _kept_crops(batch, keep_crops)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genet_ext.batching import in_chunks
+from genet_ext.extractors import ExtractorOutput
 from genet_ext.models import Models
 from genet_ext.parameters import IDENTITY
 from genet_ext.reference import DistanceKind, prior_energy
@@ -41,18 +42,12 @@ class Target:
     valid: Tensor
 
 
-def extract(models: Models, pixels: Tensor, valid: Tensor) -> Target:
-    """Features, regressed start and landmarks of aligned crops (uint8 [B, 3, 128, 128])."""
-    space = models.space
-
-    def run(chunk: Tensor) -> tuple[Tensor, ...]:
-        output = models.extractor(chunk.float() / 255)
-        return models.prior.whiten(output.features), output.parameters, output.appearance, output.landmarks
-
+def target_of(models: Models, seen: ExtractorOutput, valid: Tensor) -> Target:
+    """What to search for, from what the extractor saw in the aligned crops of B faces."""
+    lower, upper = models.space.lower.to(seen.parameters), models.space.upper.to(seen.parameters)
     with torch.no_grad():
-        features, parameters, appearance, landmarks = in_chunks(run, pixels)
-    lower, upper = space.lower.to(parameters), space.upper.to(parameters)
-    return Target(features, parameters.clamp(lower, upper), appearance, landmarks, valid)
+        (features,) = in_chunks(models.prior.whiten, seen.features)
+    return Target(features, seen.parameters.clamp(lower, upper), seen.appearance, seen.landmarks, valid)
 
 
 def prior_mean(models: Models, regressed: Tensor) -> Tensor:

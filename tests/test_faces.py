@@ -7,6 +7,7 @@ from PIL import Image
 from skimage.data import astronaut, chelsea, coffee
 
 from genet_ext import face_finder
+from genet_ext.extractors import ExtractorOutput
 from genet_ext.face_finder import find_faces
 from genet_ext.faces import (
     TEMPLATE,
@@ -203,24 +204,60 @@ def test_alignment_ignores_landmarks_that_are_none():
     assert np.allclose(batch.similarity[0], box_to_similarity(FACE))
 
 
-def test_alignment_follows_the_landmarks_of_the_extractor():
-    """Landmarks that lie still in the photograph are taken into the template, from a loose box."""
+class KnowingExtractor:
+    """Knows where the face lies in the photograph, and sees it as far off as it is told, look by look.
+
+    Args:
+        first: the similarity of the first crop.
+        true: the similarity that alignment should find.
+        off: px by which the landmarks of each look lie to the right of the truth.
+    """
+
+    def __init__(self, first, true, off):
+        self.similarity, self.true, self.off, self.looks = first, true, list(off), 0
+
+    def __call__(self, pixels):
+        points = transform(self.similarity, transform(invert(self.true), TEMPLATE))
+        points[:, 0] += self.off[self.looks]
+        # align_to_template takes these points to the template: the next crop is this far off, the other way.
+        seen = torch.from_numpy(landmarks_at(points)).float().expand(len(pixels), -1, -1)
+        in_photo = transform(invert(self.similarity), landmarks_at(points))
+        self.similarity = align_to_template(in_photo[None])[0]
+        self.looks += 1
+        rows = [torch.full((len(pixels), n), float(self.looks)) for n in (256, 96, 16)]
+        return ExtractorOutput(rows[0], rows[1], seen, rows[2])
+
+
+@pytest.mark.parametrize(
+    ("off", "looks"),
+    [
+        ([0, 0, 0], 2),  # the second look confirms the crop
+        ([3, 0, 0], 3),  # the second look moves it, the third is the last
+        ([0.4, 0, 0], 2),  # a movement below SETTLED is not worth a third look
+    ],
+)
+def test_alignment_looks_until_the_crop_stays(off, looks):
+    box = np.array([150.0, 80.0, 300.0, 230.0])
     true = similarity(0.8, -12, -100, -20)
-    seen = transform(invert(true), TEMPLATE)
+    extractor = KnowingExtractor(box_to_similarity(box), true, off)
+    (face,) = faces_of(source(astronaut()), box[None])
+    batch = align_faces([face], extractor, torch.device("cpu"))
+    assert extractor.looks == looks
+    # What was seen last is the result, and belongs to the crop it was seen in.
+    assert (batch.seen.features == looks).all()
+    assert np.abs(transform(batch.similarity[0], transform(invert(true), TEMPLATE)) - TEMPLATE).max() < 1
 
-    class Extractor:
-        """Knows where the face is; told where each crop comes from by the test."""
 
-        similarity = box_to_similarity([150.0, 80.0, 300.0, 230.0])
-
-        def __call__(self, pixels):
-            points = torch.from_numpy(landmarks_at(transform(self.similarity, seen))).float()
-            self.similarity = true
-            return type("Output", (), {"landmarks": points.expand(len(pixels), -1, -1)})
-
-    faces = faces_of(source(astronaut()), np.array([[150.0, 80.0, 300.0, 230.0]]))
-    batch = align_faces(faces, Extractor(), torch.device("cpu"))
-    assert np.allclose(batch.similarity[0], true, atol=1e-4)
+def test_a_settled_face_is_not_looked_at_again_with_the_others():
+    box = np.array([150.0, 80.0, 300.0, 230.0])
+    landmarks = transform(invert(similarity(0.8, -12, -100, -20)), landmarks_at(TEMPLATE))
+    given = faces_of(source(astronaut()), landmarks=landmarks[None])
+    loose = faces_of(source(astronaut()), box[None])
+    nobody = faces_of(source(astronaut()), np.full((1, 4), np.nan))
+    extractor = KnowingExtractor(box_to_similarity(box), similarity(0.8, -12, -100, -20), [0, 0, 0])
+    batch = align_faces([*given, *nobody, *loose], extractor, torch.device("cpu"))
+    assert batch.seen.features[:, 0].tolist() == [1, 0, 2]
+    assert batch.valid.tolist() == [True, False, True]
 
 
 def test_boxes_come_in_many_forms():

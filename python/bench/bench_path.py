@@ -46,8 +46,8 @@ HOOKS: list[Hook] = [
     (faces, "find_faces", "face finder"),
     (faces, "cut_patch", "cut out"),
     (faces, "_crops", "crops"),
-    (faces, "crop_landmarks", "alignment network"),
-    (fitting, "extract", "extraction"),
+    (faces, "look", "extractor"),
+    (fitting, "align_faces", "alignment"),
     (fitting, "search", "search"),
     (fitting, "au_posterior", "uncertainty"),
     (fitting, "_kept_crops", "pictures kept for plots"),
@@ -59,7 +59,9 @@ Saving = tuple[Any, str, Any]
 """Module, name of its constant, and the value that switches the saving off."""
 
 SAVINGS: dict[str, Saving] = {
-    "first look": (face_finder, "FIRST_LOOK_STEP", 1.0),
+    "first look of the finder": (face_finder, "FIRST_LOOK_STEP", 1.0),
+    "reducing large faces": (faces, "SAMPLES", 4),
+    "leaving settled crops": (faces, "SETTLED", 0.0),
 }
 
 MEMORY_PICTURES = 256

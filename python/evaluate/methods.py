@@ -15,7 +15,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.faces import FloatArray, align_faces, faces_of, invert, transform
 from genet_ext.images import Source, UInt8Array
 from genet_ext.models import Models, Prior
-from genet_ext.objective import Target, extract, prior_mean
+from genet_ext.objective import Target, prior_mean, target_of
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
 from genet_ext.solver import SearchSettings, search
 from genet_ext.uncertainty import au_posterior
@@ -61,7 +61,7 @@ def extract_all(models: Models, pictures: Iterable[UInt8Array], boxes: FloatArra
                     for face in faces_of(Source(index, f"picture {index}", picture), boxes[index][None])
                 ]
                 aligned = align_faces(faces, models.extractor, models.device)
-                target = extract(models, aligned.pixels, torch.from_numpy(aligned.valid).to(models.device))
+                target = target_of(models, aligned.seen, torch.from_numpy(aligned.valid).to(models.device))
             seconds += watch.seconds
             inverse = invert(aligned.similarity)
             targets.append(target)

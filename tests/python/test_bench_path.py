@@ -62,7 +62,7 @@ def test_profile(folder, tmp_path):
         assert list(row["stages_cpu_ms"]) == bench_path.STAGES
         assert (row["fitted"], row["rows"]) == (2, 4)
         assert len(row["cpu_ms_of_runs"]) == 2
-        assert row["stages_cpu_ms"]["extraction"] > 0
+        assert row["stages_cpu_ms"]["extractor"] > 0
         assert (row["stages_cpu_ms"]["face finder"] > 0) == (row["case"] == "faces searched for")
     assert picture.stat().st_size > 1000
 
