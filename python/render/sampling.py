@@ -296,9 +296,14 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         weights[f"{shape}_R"] = weights.get(f"{shape}_R", 0.0) + value * (1 - shift)
 
     # What the model's neutral lacks to be a photographed neutral face (fitted to such), jittered.
-    add("browDown", clipped(0.12, 0.05, 0.0, 0.24))
+    add("browDown", clipped(0.12, 0.08, -0.05, 0.3))
     add("eyeSquint", clipped(0.08, 0.05, -0.05, 0.2))
     add("mouthSmile", clipped(0.06, 0.06, -0.06, 0.18))
+    # Resting faces that look as if something moved: what of it does not change is who they are.
+    add("cheekSquint", clipped(0.0, 0.09, -0.1, 0.2))
+    add("noseSneer", clipped(0.0, 0.06, -0.06, 0.15))
+    add("mouthPress", clipped(0.0, 0.08, -0.1, 0.2))
+    add("mouthFrown", clipped(0.0, 0.06, -0.08, 0.15))
     jaw = clipped(0.01, 0.012, 0.0, 0.035)
     weights["jawOpen"] = jaw
     weights["mouthClose"] = jaw
@@ -307,10 +312,10 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         for shape, sd in (("eyeLookOut", 0.04), ("eyeLookUp", 0.03)):
             weights[f"{shape}_{side}"] = clipped(0.0, sd, -0.1, 0.1)
     # The cut of the eye: lids that sit low or high at rest.
-    if rng.random() < 0.6:
-        add("eyeBlink", clipped(0.05, 0.07, -0.08, 0.2), 0.08)
-        add("eyeSquint", clipped(0.0, 0.08, -0.16, 0.2), 0.08)
-        add("eyeWide", clipped(0.0, 0.06, -0.15, 0.15), 0.08)
+    if rng.random() < 0.75:
+        add("eyeBlink", clipped(0.06, 0.09, -0.08, 0.26), 0.08)
+        add("eyeSquint", clipped(0.0, 0.12, -0.2, 0.3), 0.08)
+        add("eyeWide", clipped(0.0, 0.07, -0.18, 0.18), 0.08)
     for shape, sd in zip(LOCAL_SHAPES, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
         weights[shape] = clipped(0.0, sd, -2 * sd, 2 * sd)
     return weights
@@ -391,7 +396,8 @@ def sample_skin(
             else np.array([0.42, 0.17, 0.15]) * (1.2 - darkness * 0.9)
         ),
         lip_amount=float(rng.uniform(0.3, 0.85) if make_up else rng.uniform(0.0, 0.35)),
-        wrinkles=float(rng.uniform(0.35, 1.2)),
+        # Smooth skin raises its brows without a line: a crease must help, its absence must not say no.
+        wrinkles=float(rng.uniform(0.0, 0.15) if rng.random() < 0.45 else rng.uniform(0.25, 1.2)),
         age=age.astype(np.float32),
         variant=int(rng.integers(3)),
         noise_shift=(int(rng.integers(256)), int(rng.integers(256))),

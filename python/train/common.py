@@ -35,7 +35,7 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation")
     parser.add_argument(
-        "--start-from", type=Path, help="checkpoint of an earlier run whose averaged weights to start from"
+        "--start-from", type=Path, help="weights that an earlier run wrote (.safetensors), to train further"
     )
     parser.add_argument(
         "--budget",
@@ -66,7 +66,6 @@ class Trainer:
         config: dict[str, Any],
         seed: int,
         budget: float = 0,
-        start_from: Path | None = None,
     ) -> None:
         self.network = network
         self.steps: int = config["steps"]
@@ -85,11 +84,6 @@ class Trainer:
         self.decay: float = config.get("average_decay", 0.999)
         if self.path.exists():
             self._load()
-        elif start_from:
-            with safe_open(start_from, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-            network.load_state_dict(_part(tensors, "average."))
-            self.average = {key: value.clone() for key, value in network.state_dict().items()}
 
     def update(self, loss: Tensor) -> None:
         """One optimisation step on ``loss`` and one step of the weight average."""

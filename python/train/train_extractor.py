@@ -1,12 +1,20 @@
-"""Train the extractor F on renders: parameters, landmarks and dense surface points.
+r"""Train the extractor F on renders: parameters, landmarks and dense surface points.
 
-python -m python.train.train_extractor --data renders/train --out runs/first
+    python -m python.train.train_extractor --data renders/train --out runs/first
+
+A second stage on other renders starts from the weights that the first one wrote:
+
+    python -m python.train.train_extractor --data renders/more --out runs/second \
+        --start-from runs/first/extractor.safetensors --config python/train/configs/second_stage.toml
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import POINT_SCALE
@@ -24,10 +32,9 @@ def main() -> None:
     arguments, config = parse_arguments(__doc__ or "", "extractor")
     space = load_parameter_space()
     renders = load_renders(arguments.data)
-    net = build(space, renders).to(arguments.device, memory_format=torch.channels_last)
-    trainer = Trainer(
-        net, arguments.out, "extractor", config, arguments.seed, arguments.budget, arguments.start_from
-    )
+    net = build(space, renders, arguments.start_from)
+    net = net.to(arguments.device, memory_format=torch.channels_last)
+    trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
     weights = parameter_weights(renders, space, config["group_weights"]).to(arguments.device)
     describe(renders, trainer, config)
     photographer = Photographer(renders, arguments.device, arguments.seed)
@@ -47,13 +54,22 @@ def main() -> None:
     export(net.state_dict(), arguments.out / "extractor.safetensors")
 
 
-def build(space: ParameterSpace, renders: RenderDataset) -> Extractor:
-    """An untrained extractor that answers with the means of the training data."""
-    net = Extractor(space.size, dense=renders.dense.shape[1], fused=False)
+def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None = None) -> Extractor:
+    """An untrained extractor that answers with the means of the training data, or one to train further.
+
+    The weights of ``start_from`` are those that a run exports: their norms are folded in and stay away.
+    """
+    net = Extractor(space.size, dense=renders.dense.shape[1], fused=start_from is not None)
     assert net.dense is not None
+    if start_from:
+        weights = {key: value.float() for key, value in load_file(start_from).items()}
+        net.load_state_dict(weights, strict=False)  # the dense head was left out of them
+        nn.init.zeros_(net.dense.weight)  # until it has learnt, it must not disturb the features
     with torch.no_grad():
-        net.parameters_head.bias.copy_(torch.from_numpy(renders.theta.mean(0)))
-        for head, points in ((net.points, renders.landmarks), (net.dense, renders.dense)):
+        if not start_from:
+            net.parameters_head.bias.copy_(torch.from_numpy(renders.theta.mean(0)))
+        heads = [(net.dense, renders.dense)] + ([] if start_from else [(net.points, renders.landmarks)])
+        for head, points in heads:
             mean = (points.mean(0) - augment.MARGIN).ravel() / POINT_SCALE
             head.bias.copy_(torch.from_numpy(mean))
     return net

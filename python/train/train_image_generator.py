@@ -6,6 +6,7 @@ python -m python.train.train_image_generator --data renders/train --out runs/fir
 from __future__ import annotations
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,10 +23,10 @@ def main() -> None:
     arguments, config = parse_arguments(__doc__ or "", "image_generator")
     renders = load_renders(arguments.data)
     net = ImageGenerator(load_parameter_space().size, APPEARANCE)
+    if arguments.start_from:
+        net.load_state_dict({key: value.float() for key, value in load_file(arguments.start_from).items()})
     net = net.to(arguments.device, memory_format=torch.channels_last)
-    trainer = Trainer(
-        net, arguments.out, "image_generator", config, arguments.seed, arguments.budget, arguments.start_from
-    )
+    trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
     describe(renders, trainer, config)
     photographer = Photographer(renders, arguments.device, arguments.seed)
     while trainer.step < trainer.steps:
