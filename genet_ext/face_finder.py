@@ -78,7 +78,7 @@ def _look_closely(small: Array, box: Array) -> tuple[Array, int] | None:
     piece = small[corner[1] : y2, corner[0] : x2]
     largest = min(MIN_WINDOW * scales[-1] * SCALE_STEP**0.5, *piece.shape)
     windows = _windows(piece, 1, MIN_WINDOW * scales[0], largest) + np.tile(corner, 2)
-    boxes, counts = _group(windows[_iou(np.vstack([box, windows]))[0, 1:] > SAME_FACE_IOU])
+    boxes, counts = _group(windows[overlaps(np.vstack([box, windows]))[0, 1:] > SAME_FACE_IOU])
     return (boxes[0], int(counts[0])) if len(boxes) else None
 
 
@@ -116,7 +116,7 @@ def _cascade() -> Any:
 
 def _group(windows: Array) -> tuple[Array, Array]:
     """Windows [n, 4] -> mean box and number of hits of each group, best first, parts of faces dropped."""
-    overlap = _iou(windows) > SAME_FACE_IOU
+    overlap = overlaps(windows) > SAME_FACE_IOU
     left = np.ones(len(windows), bool)
     boxes: list[Array] = []
     counts: list[int] = []
@@ -141,7 +141,7 @@ def _without_parts(boxes: Array, counts: Array) -> tuple[Array, Array]:
     return boxes[kept], counts[kept]
 
 
-def _iou(boxes: Array) -> Array:
+def overlaps(boxes: Array) -> Array:
     """Intersection over union of every pair of boxes, [n, n]."""
     low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])

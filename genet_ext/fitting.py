@@ -38,6 +38,7 @@ from genet_ext.models import Models, load_models
 from genet_ext.objective import Target, feature_distance_of, misfit_of, prior_mean, target_of
 from genet_ext.parameters import IDENTITY
 from genet_ext.result import FitResult, concatenate
+from genet_ext.sequences import check_smoothing, common_identity, groups, smooth_parameters, tell_apart
 from genet_ext.solver import SETTING_NAMES, Objective, SearchOutcome, SearchSettings, search
 from genet_ext.status import Status
 from genet_ext.uncertainty import au_posterior
@@ -62,6 +63,7 @@ def fit(
     device: str | torch.device = "auto",
     identity: Literal["free", "shared"] = "free",
     subject: Sequence[Any] | None = None,
+    smoothing: float = 0.0,
     neutral: Any = None,
     uncertainty: bool = True,
     batch_size: int | None = None,
@@ -74,10 +76,11 @@ def fit(
 
     >>> result = genet_ext.fit(["a.jpg", "b.png"])                               # doctest: +SKIP
     >>> result = genet_ext.fit(frame, boxes=[[120, 80, 260, 250]])               # doctest: +SKIP
-    >>> result = genet_ext.fit(frames, identity="shared", neutral="rest.jpg")    # doctest: +SKIP
+    >>> result = genet_ext.fit(frames, identity="shared", smoothing=0.5)         # doctest: +SKIP
 
     The numbers of a face depend on its photograph alone: not on the other images, their order or
-    ``batch_size``.
+    ``batch_size``. (``identity="shared"``, ``smoothing`` and ``neutral`` tie photographs of one person
+    together, because they are asked to.)
 
     Args:
         imgs: a path, a PIL image, a numpy array (H x W, H x W x 3 or 4, or N x H x W x 3; uint8, uint16, or
@@ -95,8 +98,12 @@ def fit(
         init: where the search starts: the regressor's estimate, or the average face (``"mean"``).
         device: ``"auto"`` (CUDA where there is any), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         identity: ``"shared"`` holds the shape of the head fixed over all photographs of a subject.
-        subject: who is in each image, one label per image; for ``identity="shared"`` and ``neutral``. Without
-            it all are of one person.
+        subject: who is in each image, one label per image; for ``identity="shared"``, ``smoothing`` and
+            ``neutral``. Without it all are of one person; where an image has several faces, the first two
+            follow each of them by its box.
+        smoothing: for the frames of a film, one after the other: over how many frames to both sides a
+            subject's neighbouring frames count (0: not at all; see :mod:`genet_ext.sequences`). 0.5 takes
+            jitter away and leaves blinks; the AUs' uncertainty stays that of single frames.
         neutral: a photograph of the subject at rest (anything ``imgs`` can be), or a dictionary from subject
             to such a photograph: its AUs are subtracted.
         uncertainty: whether to compute the standard deviation of each AU.
@@ -119,6 +126,7 @@ def fit(
     """
     if identity not in ("free", "shared"):
         raise ValueError(f"identity: expected 'free' or 'shared', got {identity!r}")
+    check_smoothing(smoothing)
     options = {
         "objective": objective,
         "iterations": iterations,
@@ -142,10 +150,14 @@ def fit(
         raise ValueError("imgs: expected at least one image, got an empty iterator")
     result = concatenate(parts)
     labels = _labels(result, subject)
-    if identity == "shared":
-        result = share_identity(result, labels, uncertainty)
+    if identity == "shared" or smoothing:
+        people = tell_apart(labels, result.image, result.box)
+        if identity == "shared":
+            result = share_identity(result, people, uncertainty)
+        if smoothing:
+            result = smooth(result, people, result.image, smoothing)
     if neutral is not None:
-        result = subtract_neutral(result, labels, neutral, **options)
+        result = subtract_neutral(result, labels, neutral, identity == "shared", **options)
     _warn_of_failures(result)
     return result
 
@@ -412,30 +424,52 @@ def _labels(result: FitResult, subject: Sequence[Any] | None) -> list[Any]:
 
 
 def share_identity(result: FitResult, labels: Sequence[Any], uncertainty: bool = True) -> FitResult:
-    """Fit again with the identity held at its mean over each subject's faces.
+    """Fit again with the identity held at what each subject's faces together say of it.
 
     Args:
         result: faces fitted with a free identity.
         labels: the subject of each face.
         uncertainty: whether to compute the standard deviation of each AU.
     """
-    space = result.models.space
-    identity = space.indices(IDENTITY)
-    groups = [
-        np.array([row for row, other in enumerate(labels) if other == label])
-        for label in dict.fromkeys(labels)
-    ]
+    of_each = groups(labels)
     parts = []
-    for rows in groups:
+    for rows in of_each:
         faces = result[rows]
         if faces.fitted.any():
-            lower, upper = space.lower.clone(), space.upper.clone()
-            held = torch.from_numpy(faces.theta[faces.fitted][:, identity].mean(0))
-            lower[identity] = upper[identity] = held
-            faces = _search_again(faces, lower, upper, uncertainty)
+            faces = _with_identity(faces, common_identity(faces[faces.fitted]), uncertainty)
         parts.append(faces)
-    order = np.argsort(np.concatenate(groups), kind="stable")
+    order = np.argsort(np.concatenate(of_each), kind="stable")
     return concatenate(parts)[order]
+
+
+def _with_identity(result: FitResult, identity: Tensor, uncertainty: bool) -> FitResult:
+    """The same faces searched again with the identity [K] held."""
+    space = result.models.space
+    at, lower, upper = space.indices(IDENTITY), space.lower.clone(), space.upper.clone()
+    lower[at] = upper[at] = identity.to(lower).clamp(lower[at], upper[at])
+    return _search_again(result, lower, upper, uncertainty)
+
+
+def smooth(result: FitResult, labels: Sequence[Any], frames: Any, smoothing: float) -> FitResult:
+    """The same faces, moved to the most probable movement of each subject.
+
+    Loss, distance and misfit are those where they are now, and what is believed of the AUs moves along, no
+    surer than before: an error that all frames share does not grow less by smoothing. Status and iterations
+    stay.
+
+    Args:
+        result: the fitted faces.
+        labels: the subject of each face.
+        frames: [N], each face's place in time, in frames.
+        smoothing: over how many frames neighbours count, above 0.
+    """
+    space, settings = result.models.space, replace(result.settings, iterations=0)
+    moved = replace(result, theta=smooth_parameters(result, labels, frames, smoothing), settings=settings)
+    there = _search_again(moved, space.lower, space.upper, uncertainty=False)
+    posterior = result.posterior.copy()
+    posterior[..., 0] += (there.theta - result.theta).astype(np.float64) @ load_action_units().weights.T
+    costs = {name: getattr(there, name) for name in ("loss", "distance", "misfit")}
+    return replace(result, theta=there.theta, posterior=posterior, **costs)
 
 
 def _search_again(result: FitResult, lower: Tensor, upper: Tensor, uncertainty: bool) -> FitResult:
@@ -453,13 +487,16 @@ def _search_again(result: FitResult, lower: Tensor, upper: Tensor, uncertainty: 
     return replace(result, **found)
 
 
-def subtract_neutral(result: FitResult, labels: Sequence[Any], neutral: Any, **options: Any) -> FitResult:
+def subtract_neutral(
+    result: FitResult, labels: Sequence[Any], neutral: Any, shared: bool = False, **options: Any
+) -> FitResult:
     """Take the AUs of a subject's neutral photograph off those of its other photographs.
 
     Args:
         result: the fitted faces.
         labels: the subject of each face.
         neutral: one photograph for all, or a dictionary from subject to photograph.
+        shared: whether each subject's faces have one identity, which the neutral face is then fitted with.
         **options: how to fit it, see :func:`fit_stream`.
     """
     photos = neutral if isinstance(neutral, dict) else dict.fromkeys(labels, neutral)
@@ -475,5 +512,9 @@ def subtract_neutral(result: FitResult, labels: Sequence[Any], neutral: Any, **o
         if not resting.fitted[0]:
             raise ValueError(f"neutral: expected a photograph with a face; {resting.message[0]}")
         rows = [row for row, other in enumerate(labels) if other == label]
+        fitted = [row for row in rows if result.status[row].fitted]
+        if shared and fitted:
+            identity = result.theta[fitted[0], result.models.space.indices(IDENTITY)]
+            resting = _with_identity(resting, torch.from_numpy(identity), uncertainty=False)
         baseline[rows] = np.nan_to_num(resting.aus.to_numpy())
     return replace(result, baseline=baseline)

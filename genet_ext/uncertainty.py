@@ -52,7 +52,7 @@ def au_posterior(
     weights = torch.from_numpy(table.weights).to(theta.device)
 
     def run(theta: Tensor, features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        curvature, slope = _expand(models, theta, features, mean, kind, delta)
+        curvature, slope = expand_objective(models, theta, features, mean, kind, delta)
         covariance_rows = torch.linalg.solve(curvature, weights.T.expand(len(theta), -1, -1))  # [B, P, A]
         variance = (weights.T * covariance_rows).sum(1)
         centre = (weights.T * theta.double()[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(
@@ -95,7 +95,7 @@ def interval(posterior: Array, level: float) -> tuple[Array, Array]:
     return np.clip(posterior[..., 0] - reach, 0, 1), np.clip(posterior[..., 0] + reach, 0, 1)
 
 
-def _expand(
+def expand_objective(
     models: Models, theta: Tensor, features: Tensor, mean: Tensor, kind: DistanceKind, delta: float
 ) -> tuple[Tensor, Tensor]:
     """Gauss-Newton curvature [B, P, P] and slope [B, P] of the objective at theta, float64."""

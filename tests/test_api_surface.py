@@ -14,8 +14,8 @@ PUBLIC = """
 """.split()
 
 FIT_ARGUMENTS = """
-    imgs boxes landmarks objective iterations lr init device identity subject neutral uncertainty batch_size
-    keep_crops progress models search_options
+    imgs boxes landmarks objective iterations lr init device identity subject smoothing neutral uncertainty
+    batch_size keep_crops progress models search_options
 """.split()
 
 RESULT_NAMES = """

@@ -310,7 +310,11 @@ def test_shared_identity_is_one_per_subject(photo, quick):
     assert np.array_equal(identity[0], identity[2])
     assert np.array_equal(identity[1], identity[3])
     assert not np.array_equal(identity[0], identity[1])
-    assert np.allclose(identity[0], free.identity.to_numpy()[[0, 2]].mean(0), atol=1e-6)
+    for rows in ([0, 2], [1, 3]):
+        mean = free.identity.to_numpy()[rows].mean(0)
+        direction = identity[rows[0]] @ mean / np.linalg.norm(identity[rows[0]]) / np.linalg.norm(mean)
+        assert direction > 0.99, "what the faces of a subject say alone, and more surely"
+        assert np.linalg.norm(identity[rows[0]]) > np.linalg.norm(mean)
     assert shared.image.tolist() == [0, 1, 2, 3]
     alone = fit(crowd[::2], boxes=[BOX] * 2, identity="shared", **quick)
     assert_same_bits(shared[::2], alone)
@@ -336,6 +340,42 @@ def test_neutral_is_subtracted(photo, models):
         crowd, boxes=[BOX] * 3, subject=["a", "b", "a"], neutral={"a": photo, "b": photo}, **options
     )
     assert np.allclose(by_subject.aus.to_numpy(), corrected, equal_nan=True)
+
+
+def test_neutral_has_the_shared_identity(photo, quick):
+    """The neutral photograph among the others: nothing is left of its AUs, to the bit."""
+    crowd = [photo, *photos_unlike(photo, 2)]
+    result = fit(crowd, boxes=[BOX] * 3, identity="shared", **quick)
+    rest = fitting.subtract_neutral(result, [None] * 3, photo, True, boxes=BOX, **quick)
+    found = np.nan_to_num(rest.baseline[0])
+    assert np.allclose(found, np.nan_to_num(result.aus.to_numpy()[0]), atol=5e-3)
+    assert np.ptp(found) > 0.02
+
+
+def test_smoothing(photo, quick):
+    crowd = photos_unlike(photo, 4)
+    boxes = [BOX, [np.nan] * 4, BOX, BOX]
+    with pytest.warns(UserWarning, match="1 of 4"):
+        plain = fit(crowd, boxes=boxes, **quick)
+    with pytest.warns(UserWarning, match="1 of 4"):
+        smoothed = fit(crowd, boxes=boxes, smoothing=1.0, **quick)
+    assert smoothed.fitted.tolist() == [True, False, True, True]
+    expected = fitting.smooth(plain, [None] * 4, plain.image, 1.0)
+    assert_same_bits(smoothed, expected)
+    assert not np.array_equal(smoothed.theta[0], plain.theta[0])
+    apart = fit(crowd[2:], boxes=boxes[2:], subject=["a", "b"], smoothing=1.0, **quick)
+    assert np.allclose(apart.theta, plain.theta[2:], atol=1e-6), "one frame each: nothing to smooth"
+
+
+def test_two_faces_in_every_frame_keep_their_identities(photo, quick):
+    both = np.concatenate([photo, photo[:, ::-1] // 2], axis=1)
+    other = [512 + 512 - BOX[2], BOX[1], 512 + 512 - BOX[0], BOX[3]]
+    frames = photos_unlike(both, 3)
+    result = fit(frames, boxes=[[BOX, other]] * 3, identity="shared", **quick)
+    identity = result.identity.to_numpy()
+    assert (identity[0::2] == identity[0]).all()
+    assert (identity[1::2] == identity[1]).all()
+    assert not np.array_equal(identity[0], identity[1])
 
 
 def test_neutral_without_a_face_is_an_error(photo, quick):

@@ -6,6 +6,7 @@ finds the faces, landmarks, emotions, identities and gaze as always, and the 20 
 
     model.py         GenetAUModel: frames and boxes -> rows of AU columns
     wrappers.py      the functions of py-feat that are wrapped, each with its wrapper
+    tying.py         shared identity and smoothing: a person's frames tied together
     registration.py  register() and unregister(): putting the wrappers in and taking them out
     import_hook.py   waiting for `import feat`
     autoload.py      `genet-ext enable`: for scripts that never import genet_ext

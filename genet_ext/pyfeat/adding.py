@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from tqdm import tqdm
 
 from genet_ext.pyfeat.model import AU_COLUMNS, EXTRA_COLUMNS, NAME, GenetAUModel
+from genet_ext.pyfeat.tying import PERSON_COLUMN, raise_if_nobody_can_tell, tied_rows
 
 if TYPE_CHECKING:
     from feat.data import Fex
@@ -33,7 +35,8 @@ def add_aus(
     """A copy of `fex` with this package's AUs: for `Detectorv2`, `MPDetector` and files with face boxes.
 
     `fex.aus` of the copy gives the 20 AUs. AU columns that `fex` had are replaced, also those that are not
-    among the 20 (`Detectorv2` has more); everything else stays.
+    among the 20 (`Detectorv2` can have more); everything else stays. With `identity="shared"` or `smoothing`
+    the people are those of `fex["Identity"]`, or in a film faces that are followed by their boxes.
 
     Args:
         fex: rows with `FaceRectX`, `FaceRectY`, `FaceRectWidth`, `FaceRectHeight`, `input` and `frame`.
@@ -45,26 +48,40 @@ def add_aus(
         au_kwargs: as in `Detectorv1(au_model="genet", au_kwargs=...)`.
 
     Raises:
-        ValueError: `fex` lacks a column, `data_type` is none of the three, or `inputs` lacks a frame.
+        ValueError: `fex` lacks a column, `data_type` is none of the three, `inputs` lacks a frame, or people
+            are to be told apart and nothing tells who is who.
     """
     missing = [column for column in (*BOX_COLUMNS, "input", "frame") if column not in fex.columns]
     if missing:
         raise ValueError(f"fex: expected the columns {missing}; it has {len(fex.columns)} others")
     au_model = GenetAUModel(device, **au_kwargs)
     read_frame = _frame_reader(fex, inputs, data_type)
-    left, top, width, height = (fex[column].to_numpy(np.float32) for column in BOX_COLUMNS)
-    boxes = np.stack([left, top, left + width, top + height], axis=1)
+    if au_model.ties_frames:
+        raise_if_nobody_can_tell("Identity" in fex and bool(fex["Identity"].notna().any()), data_type)
+    boxes = _boxes(fex)
     # Every frame is read once, whatever the number of its faces.
     positions = pd.DataFrame(fex[["input", "frame"]]).reset_index(drop=True)
     frames = list(positions.groupby(["input", "frame"], sort=False, dropna=False).indices.items())
-    tables = []
+    order = np.concatenate([np.empty(0, np.int64), *(rows for _, rows in frames)])
+    fits = []
     for start in tqdm(range(0, len(frames), batch_size), disable=not progress_bar):
         batch = frames[start : start + batch_size]
         pixels = [read_frame(str(name), int(frame)) for (name, frame), _ in batch]
-        table = au_model.rows(pixels, [boxes[rows] for _, rows in batch])
-        tables.append(table.set_index(np.concatenate([rows for _, rows in batch])))
-    table = pd.concat(tables).sort_index() if tables else au_model.rows([], [])
+        fits.append(au_model.fit(pixels, [boxes[rows] for _, rows in batch]))
+    if au_model.ties_frames:
+        table = tied_rows(au_model, fits, fex.iloc[order], data_type)
+    else:
+        table = pd.concat([au_model.rows([], []), *map(au_model.table, fits)])
+    table = table.set_index(order).sort_index()
     return _with_rows(fex, table.set_index(fex.index))
+
+
+def _boxes(fex: Fex) -> npt.NDArray[np.float32]:
+    """[N, 4]: left, top, right, bottom; NaN where there is no face."""
+    left, top, width, height = (fex[column].to_numpy(np.float32) for column in BOX_COLUMNS)
+    boxes = np.stack([left, top, left + width, top + height], axis=1)
+    boxes[~((width > 0) & (height > 0))] = np.nan  # MPDetector's box of no face has no size
+    return boxes
 
 
 def _frame_reader(fex: Fex, inputs: Any, data_type: str) -> FrameReader:
@@ -99,7 +116,7 @@ def _frame_reader(fex: Fex, inputs: Any, data_type: str) -> FrameReader:
 
 def _with_rows(fex: Fex, rows: pd.DataFrame) -> Fex:
     """`fex` with the AU columns of `rows` where its own were, and the extra columns at the end."""
-    replaced = {*(fex.au_columns or []), *AU_COLUMNS, *EXTRA_COLUMNS}
+    replaced = {*(fex.au_columns or []), *AU_COLUMNS, *EXTRA_COLUMNS, PERSON_COLUMN}
     kept = pd.DataFrame(fex.drop(columns=[column for column in fex.columns if column in replaced]))
     at = next((i for i, column in enumerate(fex.columns) if column in replaced), len(kept.columns))
     parts = [kept.iloc[:, :at], rows[AU_COLUMNS], kept.iloc[:, at:], rows.drop(columns=AU_COLUMNS)]

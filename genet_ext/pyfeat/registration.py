@@ -125,6 +125,7 @@ def _extend(detector: ModuleType, alias: bool, check: bool) -> None:
     feat, data, pretrained = (sys.modules[name] for name in ("feat", "feat.data", "feat.pretrained"))
     _patches.replace(detector.Detectorv1, "__init__", wrappers.wrap_init)
     _patches.replace(detector.Detectorv1, "forward", wrappers.wrap_forward)
+    _patches.replace(detector.Detectorv1, "detect", wrappers.wrap_detect)
     _patches.replace(detector.Detectorv1, "SUPPORTED_MODELS", _with_genet_option)
     _patches.replace(data.Fex, "_prepare_plot_aus", wrappers.wrap_prepare_plot_aus)
     _patches.replace(data, "draw_plotly_au", wrappers.wrap_draw_plotly_au)

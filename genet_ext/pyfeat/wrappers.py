@@ -1,8 +1,8 @@
 """The functions of py-feat that are wrapped, and the wrappers.
 
 py-feat has no registry of AU models: `Detectorv1.__init__` refuses names that it does not know, and `forward`
-hands an AU model HOG features only. Those two are wrapped, and two that draw AUs. Each wrapper takes the
-original and leaves everything that is not "genet" to it.
+hands an AU model HOG features only. Those two are wrapped, `detect` for what needs all frames, and two
+that draw AUs. Each wrapper takes the original and leaves everything that is not "genet" to it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from genet_ext.pyfeat.model import AU_COLUMNS, NAME, GenetAUModel
+from genet_ext.pyfeat.model import AU_COLUMNS, NAME, GenetAUModel, collecting
+from genet_ext.pyfeat.tying import raise_if_nobody_can_tell, tied_rows
 
 UNEXPRESSED = "AU11"  # the face model has no shape for it: NaN by design
 
@@ -80,6 +81,31 @@ def wrap_forward(original: Callable[..., pd.DataFrame]) -> Callable[..., pd.Data
         return pd.concat([table, rows.drop(columns=AU_COLUMNS)], axis=1)
 
     return forward
+
+
+def wrap_detect(original: Callable[..., pd.DataFrame]) -> Callable[..., pd.DataFrame]:
+    """`Detectorv1.detect`: ties the frames of each person together at its end, where asked to."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def detect(self: Any, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        au_model = self.au_detector
+        if not (isinstance(au_model, GenetAUModel) and au_model.ties_frames):
+            return original(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        data_type, save = bound.arguments["data_type"], bound.arguments["save"]
+        raise_if_nobody_can_tell(self.info["identity_model"] is not None, data_type)
+        with collecting() as fits:
+            fex = original(self, *args, **kwargs)
+        rows = tied_rows(au_model, fits, fex, data_type)
+        for column in rows:
+            fex[column] = rows[column].to_numpy()
+        if save:
+            fex.to_csv(save, mode="w", index=False)  # as py-feat does when it has found the identities
+        return fex
+
+    return detect
 
 
 class _WithoutAUModel:
