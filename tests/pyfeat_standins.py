@@ -209,3 +209,83 @@ class VideoDecoder:
                 raise IndexError(f"no frame {index}")
         _, frame = self._capture.retrieve()
         return torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1])).permute(2, 0, 1)
+
+
+# --- Detectorv2 and MPDetector ---
+
+
+@contextmanager
+def offline_other_detectors(folder: Path) -> Iterator[None]:
+    """Within the context `feat.Detectorv2()` and `feat.MPDetector()` build and detect with stand-ins."""
+    import feat.detector_v2
+    import feat.gaze_detectors.l2cs
+    import feat.MPDetector
+    import feat.utils
+    from feat.pretrained import AU_LANDMARK_MAP
+
+    mp = feat.MPDetector
+    weights = {"au_columns": AU_LANDMARK_MAP["Feat"]}
+    with (
+        patch.object(feat.detector_v2, "Retinaface", FaceDetector),
+        patch.object(feat.detector_v2, "MultitaskModel", Multitask),
+        patch.object(feat.detector_v2, "load_arcface_identity_detector", IdentityDetector),
+        patch.object(mp, "Retinaface", FaceDetector),
+        patch.object(mp, "ArcFace", IdentityDetector),
+        patch.object(mp, "MediaPipeBlendshapesMLPMixer", Blendshapes),
+        patch.object(mp, "hf_hub_download", functools.partial(_write_weights, folder=folder)),
+        patch.object(mp, "_load_pls_weights", lambda: weights),
+        patch.object(mp, "pls_predict_batch", lambda shapes: np.full((len(shapes), 20), 0.25)),
+        patch.object(feat.utils, "hf_hub_download_with_fallback", lambda **_: "mesh.pt"),
+        patch.object(torch.jit, "load", lambda *_, **__: Mesh()),
+        patch.object(feat.gaze_detectors.l2cs, "load_l2cs_from_hf", lambda device: _straight_ahead),
+        patch.object(feat.data, "VideoDecoder", VideoDecoder),
+    ):
+        yield
+
+
+def _round_mesh() -> torch.Tensor:
+    """[478, 3] points on a hemisphere that fills a crop of side 1."""
+    k = torch.arange(478) + 0.5
+    height, turn = 1 - k / 478, torch.pi * (1 + 5**0.5) * k
+    radius = (1 - height**2).sqrt()
+    return torch.stack([0.5 + radius * turn.cos() / 2, 0.5 + radius * turn.sin() / 2, -height / 2], dim=1)
+
+
+class Multitask:
+    """Detectorv2's network: the AU names are those of the shipped checkpoint."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        from feat.multitask import AU_NAMES_V24, EMOTION_NAMES_V24
+
+        self.au_names, self.emotion_names = list(AU_NAMES_V24), list(EMOTION_NAMES_V24)
+
+    def __call__(self, faces: torch.Tensor) -> Any:
+        n = len(faces)
+        return SimpleNamespace(
+            au=np.full((n, len(self.au_names)), 0.25, np.float32),
+            au_names=self.au_names,
+            emotion=np.full((n, len(self.emotion_names)), 1 / len(self.emotion_names), np.float32),
+            emotion_names=self.emotion_names,
+            valence=np.zeros(n, np.float32),
+            arousal=np.zeros(n, np.float32),
+            gaze=np.zeros((n, 2), np.float32),
+            pose=np.zeros((n, 6), np.float32),
+            mesh478=_round_mesh().expand(n, -1, -1).numpy(),
+            blendshapes=np.zeros((n, 52), np.float32),
+        )
+
+
+class Mesh(_Network):
+    """MPDetector's landmark network: 478 points in pixels of the crop."""
+
+    def forward(self, faces: torch.Tensor) -> tuple[torch.Tensor]:
+        return (
+            (_round_mesh() * faces.shape[-1]).to(faces).expand(len(faces), -1, -1).reshape(len(faces), -1),
+        )
+
+
+class Blendshapes(_Network):
+    """MPDetector's blendshape network: a face at rest."""
+
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
+        return points.new_zeros(len(points), 52, 1, 1)
