@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 24
 ROW_HEIGHT, WIDTH = 2.6, 10.0  # inches
 BAR, STRONG_BAR, ERROR, TEXT, GRID = "#9db7d5", "#2f6db3", "#41566f", "#333333", "#e3e6ea"
+GAMMA, MOST_GAIN = 2.2, 4.0
 STRONG = 0.3  # AUs from here on are drawn in the strong colour
 AU_NAMES = {
     "AU01": "inner brow raiser",
@@ -65,7 +66,10 @@ def plot_result(result: FitResult, path: str | Path | None = None) -> Figure:
         _show(left, result.crops[row], _title(result, row))
         if result.fitted[row]:
             said = "doubtful fit" if result.quality[row] == "doubtful" else "rendering of the fit"
-            _show(middle, renderings[row], said if row == 0 or said == "doubtful fit" else "")
+            picture = renderings[row]
+            if (crop := result.crops[row]) is not None:
+                picture = in_colours_of(crop, picture)
+            _show(middle, picture, said if row == 0 or said == "doubtful fit" else "")
             _bars(right, aus[row], deviations[row])
         else:
             _show(middle, None, "")
@@ -76,6 +80,29 @@ def plot_result(result: FitResult, path: str | Path | None = None) -> Figure:
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
+
+
+def in_colours_of(photo: UInt8Array, rendering: UInt8Array) -> UInt8Array:
+    """The rendering with its skin as bright and as tinted as the photograph's, for the eye to compare shapes.
+
+    A camera's exposure and white balance are not among the fitted parameters: each channel of linear light
+    is scaled so that the medians over the middle of the face agree, the background with it.
+
+    Args:
+        photo: uint8 [S, S, 3], the aligned photograph.
+        rendering: uint8 [R, R, 3].
+    """
+    light = [(picture.astype(np.float32) / 255) ** GAMMA for picture in (photo, rendering)]
+    wanted, found = (np.median(middle.reshape(-1, 3), 0) for middle in map(_middle, light))
+    scaled = light[1] * np.clip(wanted / np.maximum(found, 1e-3), 1 / MOST_GAIN, MOST_GAIN)
+    out: UInt8Array = (255 * scaled.clip(0, 1) ** (1 / GAMMA)).round().astype(np.uint8)
+    return out
+
+
+def _middle(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """From below the eyes to the upper lip of an aligned face, between the cheeks."""
+    side = len(picture)
+    return picture[int(0.42 * side) : int(0.62 * side), int(0.3 * side) : int(0.7 * side)]
 
 
 def _title(result: FitResult, row: int) -> str:

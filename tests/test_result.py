@@ -149,3 +149,16 @@ def test_to_fex_without_py_feat(result):
             result.to_fex()
     else:
         pytest.skip("py-feat is here")
+
+
+def test_rendering_takes_the_photographs_colours_and_keeps_its_shapes():
+    rng = np.random.default_rng(0)
+    rendering = rng.integers(100, 140, (128, 128, 3), np.uint8)
+    photo = np.full((256, 256, 3), (200, 120, 90), np.uint8)
+    out = in_colours_of(photo, rendering)
+    assert out.dtype == np.uint8 and out.shape == rendering.shape
+    middle = np.median(out[54:79, 39:89].reshape(-1, 3), 0)
+    np.testing.assert_allclose(middle, (200, 120, 90), atol=2)
+    assert np.corrcoef(out[..., 1].ravel(), rendering[..., 1].ravel())[0, 1] > 0.99
+    np.testing.assert_array_equal(in_colours_of(rendering, rendering), rendering)
+    assert in_colours_of(photo, np.zeros_like(rendering)).max() == 0
