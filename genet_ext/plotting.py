@@ -93,13 +93,13 @@ def in_colours_of(photo: UInt8Array, rendering: UInt8Array) -> UInt8Array:
         rendering: uint8 [R, R, 3].
     """
     light = [(picture.astype(np.float32) / 255) ** GAMMA for picture in (photo, rendering)]
-    wanted, found = (np.median(middle.reshape(-1, 3), 0) for middle in map(_middle, light))
+    wanted, found = (np.median(_middle(picture).reshape(-1, 3), 0) for picture in light)
     scaled = light[1] * np.clip(wanted / np.maximum(found, 1e-3), 1 / MOST_GAIN, MOST_GAIN)
     out: UInt8Array = (255 * scaled.clip(0, 1) ** (1 / GAMMA)).round().astype(np.uint8)
     return out
 
 
-def _middle(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _middle(picture: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
     """From below the eyes to the upper lip of an aligned face, between the cheeks."""
     side = len(picture)
     return picture[int(0.42 * side) : int(0.62 * side), int(0.3 * side) : int(0.7 * side)]
