@@ -115,14 +115,19 @@ class Build(cpp_extension.BuildExtension):
     path; ours include none of them, so the same commands do under every torch.
     """
 
+    def run(self) -> None:
+        if not TOOLKIT:  # an earlier build's kernels must not get into a wheel that is to have none
+            Path(self.build_lib, self.get_ext_filename("genet_ext._ops_cuda")).unlink(missing_ok=True)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         if ext.name == "genet_ext._ops_cuda":
             ext.extra_objects = self.compile_cuda(sorted(CSRC.glob("*.cu")))
         super().build_extension(ext)
 
     def compile_cuda(self, sources: list[Path]) -> list[str]:
-        """Objects of the .cu files; one newer than every file in csrc is kept."""
-        folder = Path(self.build_temp) / "cuda"
+        """Objects of the .cu files; one for the same architectures, newer than every file in csrc, is kept."""
+        folder = Path(self.build_temp) / ("cuda-" + re.sub(r"[^\w.+]+", "-", ARCHITECTURES))
         folder.mkdir(parents=True, exist_ok=True)
         newest = max(path.stat().st_mtime for path in [*CSRC.iterdir(), ROOT / "setup.py"])
 
