@@ -6,9 +6,9 @@ python -m python.bench.bench_path --data data/test --memory-faces 20000 --out be
 --data is a folder of photographs or of renders (python/render), of which photographs of 1280 x 960 px are
 made.
 
-The profile has two cases: faces searched for, and face boxes given. Each is run with the path as it is, and
-without each of its savings (see SAVINGS), in turn, so that all see the same machine. One processor, one
-thread: CPU time by stage adds up to the whole then, and is little disturbed by other programs.
+The profile has two cases: faces searched for, and face boxes given. Each is run as it is and without its
+savings (see SAVINGS), in turn, so that all see the same machine. One processor, one thread: CPU time by stage
+adds up to the whole then, and is little disturbed by other programs.
 
 The run for memory streams pictures of 192 px with given boxes, a few hundred over and over.
 """
@@ -21,7 +21,6 @@ import os
 import statistics
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count, cycle, islice
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 
 from genet_ext import face_finder, faces, fitting
+from genet_ext.face_finder import find_faces
 from genet_ext.faces import BOX_CENTRE, BOX_SIDE, FloatArray
 from genet_ext.images import Source
 from python.bench.common import machine, pin_threads
@@ -55,14 +55,16 @@ HOOKS: list[Hook] = [
 ]
 STAGES = [*(stage for _, _, stage in HOOKS), "the rest"]
 
+SEARCHED, GIVEN = "faces searched for", "boxes given"
+
 Saving = tuple[Any, str, Any]
 """Module, name of its constant, and the value that switches the saving off."""
 
-SAVINGS: dict[str, Saving] = {
-    "first look of the finder": (face_finder, "FIRST_LOOK_STEP", 1.0),
-    "reducing large faces": (faces, "SAMPLES", 4),
-    "leaving settled crops": (faces, "SETTLED", 0.0),
+SAVINGS: dict[str, dict[str, Saving]] = {
+    SEARCHED: {"first look": (face_finder, "FIRST_LOOK_STEP", 1.0)},
+    GIVEN: {"reducing large faces": (faces, "SAMPLES", 4), "leaving settled crops": (faces, "SETTLED", 0.0)},
 }
+"""By the case in which they count."""
 
 MEMORY_PICTURES = 256
 MIB = 2**20
@@ -71,19 +73,25 @@ MIB = 2**20
 # --- where the time goes --------------------------------------------------------------------------
 
 
+def variants(case: str) -> dict[str, list[Saving]]:
+    """What is switched off in each: nothing, each saving alone, and all of them."""
+    savings = SAVINGS[case]
+    out: dict[str, list[Saving]] = {"as it is": []}
+    out |= {f"without {name}": [saving] for name, saving in savings.items()}
+    return out | ({"without either": list(savings.values())} if len(savings) > 1 else {})
+
+
 @contextmanager
-def switched_off(saving: Saving | None) -> Iterator[None]:
-    """Within the block the path runs without a saving."""
-    if saving is None:
-        yield
-        return
-    module, name, value = saving
-    before = getattr(module, name)
-    setattr(module, name, value)
+def switched_off(savings: list[Saving]) -> Iterator[None]:
+    """Within the block the path runs without these savings."""
+    before = [getattr(module, name) for module, name, _ in savings]
+    for module, name, value in savings:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        for (module, name, _), value in zip(savings, before, strict=True):
+            setattr(module, name, value)
 
 
 def profile_once(files: list[Path], boxes: list[FloatArray] | None) -> dict[str, Any]:
@@ -109,30 +117,24 @@ def profile_once(files: list[Path], boxes: list[FloatArray] | None) -> dict[str,
 
 
 def profile(files: list[Path], runs: int) -> list[dict[str, Any]]:
-    """A row for each case and variant: medians over the runs, and the runs' whole times."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        first = list(fitting.fit_stream(files, device="cpu", iterations=0, uncertainty=False))
-    boxes = {int(image): [] for part in first for image in part.image}
-    for part in first:
-        for image, box in zip(part.image, part.box, strict=True):
-            if np.isfinite(box).all():
-                boxes[int(image)].append(box)
-    cases: dict[str, list[FloatArray] | None] = {
-        "faces searched for": None,
-        "boxes given": [np.array(boxes[i]).reshape(-1, 4) for i in range(len(files))],
-    }
-    variants: dict[str, Saving | None] = {"as it is": None, **{f"without {k}": v for k, v in SAVINGS.items()}}
+    """A row for each case and variant: medians over the runs, each on its share of the photographs."""
     rows = []
-    for case, given in cases.items():
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
-        for _ in range(runs):
-            for name, saving in variants.items():
-                with switched_off(saving):
-                    found[name].append(profile_once(files, given))
-                print(f"{case:20} {name:24} {found[name][-1]['cpu_ms']:8.1f} ms CPU a photograph", flush=True)
+    for case in SAVINGS:
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in variants(case)}
+        for run in range(runs):
+            share = files[run::runs]
+            boxes = found_boxes(share) if case == GIVEN else None
+            for name, savings in variants(case).items():
+                with switched_off(savings):
+                    found[name].append(profile_once(share, boxes))
+                print(f"{case:20} {name:30} {found[name][-1]['cpu_ms']:8.1f} ms CPU a photograph", flush=True)
         rows += [summary(case, name, several) for name, several in found.items()]
     return rows
+
+
+def found_boxes(files: list[Path]) -> list[FloatArray]:
+    """What the face finder finds in each photograph: [n, 4]."""
+    return [find_faces(Source(number, str(path), path).read())[0] for number, path in enumerate(files)]
 
 
 def summary(case: str, variant: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -154,8 +156,8 @@ def summary(case: str, variant: str, runs: list[dict[str, Any]]) -> dict[str, An
         wall_ms=median("wall_ms"),
         cpu_ms_of_runs=[run["cpu_ms"] for run in runs],
         stages_cpu_ms={stage: median("stages_cpu_ms", stage) for stage in STAGES},
-        fitted=runs[0]["fitted"],
-        rows=runs[0]["rows"],
+        fitted=sum(run["fitted"] for run in runs),
+        rows=sum(run["rows"] for run in runs),
     )
 
 
@@ -245,8 +247,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     option = parser.add_argument
     option("--data", type=Path, required=True, help="folder of photographs or of renders")
-    option("--photos", type=int, default=1000, help="photographs a run (default: %(default)s)")
-    option("--runs", type=int, default=3, help="runs of each variant (default: %(default)s)")
+    option("--photos", type=int, default=1000, help="photographs in all (default: %(default)s)")
+    option(
+        "--runs",
+        type=int,
+        default=3,
+        help="runs to share them, the result is the median (default: %(default)s)",
+    )
     option("--memory-faces", type=int, help="measure memory over so many faces instead")
     option("--out", type=Path, help="JSON file to write")
     option("--plot", type=Path, help="picture of the profile to write")
@@ -270,7 +277,8 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_grad_enabled(False)
         with tempfile.TemporaryDirectory() as work:
             files = photographs(options.data, options.photos, Path(work))
-            result |= dict(photographs=len(files), runs=options.runs, results=profile(files, options.runs))
+            rows = profile(files, options.runs)
+            result |= dict(photographs=len(files), runs=options.runs, results=rows)
         if options.plot:
             plot(result["results"], options.plot)
     if options.out:

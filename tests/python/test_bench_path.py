@@ -54,32 +54,33 @@ def test_profile(folder, tmp_path):
     assert bench_path.main(command) == 0
     result = json.loads(out.read_text())
     assert (result["schema"], result["photographs"], result["threads"]) == (bench_path.SCHEMA, 4, 1)
-    variants = ["as it is", *(f"without {name}" for name in bench_path.SAVINGS)]
+    searched, given = bench_path.SEARCHED, bench_path.GIVEN
     assert [(row["case"], row["variant"]) for row in result["results"]] == [
-        (case, variant) for case in ("faces searched for", "boxes given") for variant in variants
+        (case, variant) for case in (searched, given) for variant in bench_path.variants(case)
     ]
     for row in result["results"]:
         assert list(row["stages_cpu_ms"]) == bench_path.STAGES
         assert (row["fitted"], row["rows"]) == (2, 4)
         assert len(row["cpu_ms_of_runs"]) == 2
         assert row["stages_cpu_ms"]["extractor"] > 0
-        assert (row["stages_cpu_ms"]["face finder"] > 0) == (row["case"] == "faces searched for")
+        assert (row["stages_cpu_ms"]["face finder"] > 0) == (row["case"] == searched)
     assert picture.stat().st_size > 1000
 
 
-def test_every_hook_and_saving_exists():
+def test_every_hook_exists_and_every_saving_can_be_switched_off():
     for owner, name, _ in bench_path.HOOKS:
         assert callable(owner.__dict__[name])
-    for module, name, off in bench_path.SAVINGS.values():
-        assert getattr(module, name) != off
-
-
-def test_switching_off_is_undone():
-    module, name, off = saving = next(iter(bench_path.SAVINGS.values()))
-    on = getattr(module, name)
-    with bench_path.switched_off(saving):
-        assert getattr(module, name) == off
-    assert getattr(module, name) == on
+    for case, savings in bench_path.SAVINGS.items():
+        together = bench_path.variants(case)[
+            "without either" if len(savings) > 1 else f"without {next(iter(savings))}"
+        ]
+        assert together == list(savings.values())
+        on = [getattr(module, name) for module, name, _ in together]
+        with bench_path.switched_off(together):
+            off = [getattr(module, name) for module, name, _ in together]
+            assert off == [value for *_, value in together]
+            assert all(a != b for a, b in zip(on, off, strict=True))
+        assert [getattr(module, name) for module, name, _ in together] == on
 
 
 def test_memory(folder, tmp_path, monkeypatch):
