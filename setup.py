@@ -126,7 +126,7 @@ class Build(cpp_extension.BuildExtension):
         super().build_extension(ext)
 
     def compile_cuda(self, sources: list[Path]) -> list[str]:
-        """Objects of the .cu files; one for the same architectures, newer than every file in csrc, is kept."""
+        """Objects of the .cu files; one of the same architectures newer than all of csrc is kept."""
         folder = Path(self.build_temp) / ("cuda-" + re.sub(r"[^\w.+]+", "-", ARCHITECTURES))
         folder.mkdir(parents=True, exist_ok=True)
         newest = max(path.stat().st_mtime for path in [*CSRC.iterdir(), ROOT / "setup.py"])
