@@ -8,7 +8,7 @@ Strengths follow photographs: noise that hides the brows teaches nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 
 import cv2
@@ -28,21 +28,25 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Jitter:
-    """Standard deviations of a crop from the aligned one: shift (px), log scale, rotation (rad)."""
+    """Standard deviations of a crop from the aligned one: shift (px), log scale, rotation (rad), log stretch.
+
+    The stretch makes a face wider and shorter, or the opposite: faces that the face model does not know.
+    """
 
     shift: float
     log_scale: float
     rotation: float
+    log_stretch: float
 
 
-ALIGNED = Jitter(0.0, 0.0, 0.0)
-SECOND_PASS = Jitter(1.3, 0.03, 0.03)  # what F's own landmarks leave
-LOOSE_BOX = Jitter(8.0, 0.14, 0.16)  # what a face finder's box leaves
+ALIGNED = Jitter(0.0, 0.0, 0.0, 0.0)
+SECOND_PASS = Jitter(1.3, 0.03, 0.03, 0.03)  # what F's own landmarks leave
+LOOSE_BOX = Jitter(8.0, 0.14, 0.16, 0.03)  # what a face finder's box leaves
 
 
 @dataclass(frozen=True)
 class CropFrames:
-    """Similarities from crop pixels to render pixels: render = scale * R(angle) (crop - centre) + origin."""
+    """From crop pixels to render pixels: render = stretch * scale * R(angle) (crop - centre) + origin."""
 
     linear: Tensor  # [B, 2, 2]
     offset: Tensor  # [B, 2]
@@ -100,10 +104,12 @@ def crop_frames(jitters: list[tuple[float, Jitter]], draw: Draw) -> CropFrames:
     """
     shares = torch.tensor([share for share, _ in jitters], device=draw.device).cumsum(0)
     kind = torch.searchsorted(shares, draw.uniform(0, 1, 1)[:, 0]).clamp(max=len(jitters) - 1)
-    table = torch.tensor([[j.shift, j.shift, j.log_scale, j.rotation] for _, j in jitters]).to(draw.device)
-    x, y, log_scale, angle = (draw.normal(4).clamp(-2, 2) * table[kind]).unbind(1)
+    table = torch.tensor([[j.shift, *astuple(j)] for _, j in jitters]).to(draw.device)
+    x, y, log_scale, angle, log_stretch = (draw.normal(5).clamp(-2, 2) * table[kind]).unbind(1)
     cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()
-    linear = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    turned = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    # Along the upright face's own axes, so that it leans by the angle still.
+    linear = turned * torch.stack([log_stretch, -log_stretch], 1).exp()[:, :, None]
     centre = (CROP_SIZE - 1) / 2
     offset = centre + MARGIN + torch.stack([x, y], 1) - centre * linear.sum(2)
     return CropFrames(linear, offset, angle)
@@ -182,7 +188,7 @@ def _colour(images: Tensor, draw: Draw) -> Tensor:
     grey = (images * luma).sum(1, keepdim=True)
     saturation = draw.uniform(0.5, 1.4) * ~draw.happens(0.12)
     images = grey + saturation * (images - grey)
-    gain = (1 + 0.07 * draw.normal(3, 1, 1).clamp(-2, 2)) * draw.uniform(-0.25, 0.25).exp()
+    gain = (1 + 0.1 * draw.normal(3, 1, 1).clamp(-2, 2)) * draw.uniform(-0.25, 0.25).exp()
     mean = grey.mean((2, 3), keepdim=True)
     images = mean + (images * gain - mean) * draw.uniform(0.7, 1.3)
     return images.clamp(0, 1) ** draw.uniform(-0.3, 0.3).exp()
