@@ -230,7 +230,7 @@ def _fit_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("mps"):
-        warnings.warn("genet-ext has no kernels for Apple's MPS: the AUs are fitted on the CPU", stacklevel=4)
+        warnings.warn("genet-ext has no kernels for Apple's MPS: the AUs are fitted on the CPU", stacklevel=5)
         return "cpu"
     return device
 

@@ -181,7 +181,7 @@ def _warn_of_one_thread(device: str) -> None:
     warnings.warn(
         "import feat sets OMP_NUM_THREADS=1 where it is unset, so AUs are fitted on one thread. For more, "
         "call torch.set_num_threads(n) or set OMP_NUM_THREADS before Python starts.",
-        stacklevel=5,
+        stacklevel=4,  # the line that makes the Detectorv1
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from genet_ext.action_units import load_action_units
 from genet_ext.faces import BOX_CENTRE, BOX_SIDE
@@ -24,7 +25,7 @@ from python.evaluate.metrics import Array
 from python.render.geometry import MARGIN
 from python.render.renderer import Renderer
 from python.render.sampling import Sample, SamplingConfig
-from python.train.augment import photograph
+from python.train.augment import Draw, photographs
 
 FRAMES = 40
 REST = 5  # neutral frames at the start
@@ -144,9 +145,10 @@ def _shoot(
     moved = cv2.warpAffine(
         rgba, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
-    photo = photograph(np.asarray(moved, np.uint8), other, np.random.default_rng(camera)).astype(np.float64)
-    photo += noise * rng.standard_normal(photo.shape)
-    return np.asarray(photo.round().clip(0, 255), np.uint8)
+    pair = torch.from_numpy(np.stack([moved, other])).permute(0, 3, 1, 2).float() / 255
+    photo = photographs(*pair.split(1), Draw(1, torch.Generator().manual_seed(camera)))[0]
+    pixels = 255 * photo.permute(1, 2, 0).double().numpy() + noise * rng.standard_normal((size, size, 3))
+    return np.asarray(pixels.round().clip(0, 255), np.uint8)
 
 
 def _box(move: Floats, rng: Rng) -> Floats:
