@@ -103,16 +103,29 @@ GENET_HD FitSchedule fit_schedule(const FitMlpArgs<T>& args, int32_t steps_taken
   return now;
 }
 
+// What a step's coefficients are made of.
+template <typename T>
+struct FitRates {
+  T lr, correction1, correction2;
+};
+
+// Those of the next step; the schedule moves on.
+template <typename T>
+GENET_HD FitRates<T> next_rates(const FitMlpArgs<T>& args, FitSchedule& schedule) {
+  schedule.beta1_power *= args.beta1;
+  schedule.beta2_power *= args.beta2;
+  const FitRates<T> rates{T(schedule.lr), T(1.0 - schedule.beta1_power), T(1.0 - schedule.beta2_power)};
+  schedule.lr *= args.lr_decay;
+  return rates;
+}
+
 // Coefficients of the next step; the schedule moves on.
 template <typename T>
 GENET_HD AdamCoefficients<T> next_step(const FitMlpArgs<T>& args, FitSchedule& schedule) {
-  schedule.beta1_power *= args.beta1;
-  schedule.beta2_power *= args.beta2;
-  const T step_size = T(schedule.lr) / T(1.0 - schedule.beta1_power);
-  schedule.lr *= args.lr_decay;
-  return {step_size,           std::sqrt(T(1.0 - schedule.beta2_power)),
-          T(1.0 - args.beta1), T(args.beta2),
-          T(1.0 - args.beta2), T(args.eps)};
+  const FitRates<T> rates = next_rates(args, schedule);
+  return {rates.lr / rates.correction1, std::sqrt(rates.correction2),
+          T(1.0 - args.beta1),          T(args.beta2),
+          T(1.0 - args.beta2),          T(args.eps)};
 }
 
 GENET_HD constexpr int round_up(int value, int multiple) {

@@ -66,10 +66,14 @@ struct DeviceWarp {
   }
   static __device__ __forceinline__ float sqrt(float x) {
     float root;
-    asm("sqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+    asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
     return root;
   }
-  static __device__ __forceinline__ float divide(float a, float b) { return __fdividef(a, b); }
+  static __device__ __forceinline__ float divide(float a, float b) {
+    float quotient;
+    asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(quotient) : "f"(a), "f"(b));
+    return quotient;
+  }
   static __device__ __forceinline__ uint32_t pack(float low, float high) {
     const __half2 pair = __floats2half2_rn(low, high);
     return *reinterpret_cast<const uint32_t*>(&pair);
@@ -139,10 +143,12 @@ struct DeviceWarp {
 #define GENET_WGMMA 0
 #endif
 
+#if GENET_WGMMA
 // One lane of a Hopper group of four warps, whose rows one wgmma multiplies: 64 times 16 by 16 times 8
 // kTiles.
 struct DeviceGroupWarp : DeviceWarp {
-  static constexpr bool kRoomForLoads = GENET_WGMMA;
+  static constexpr bool kRoomForLoads = true;
+  static constexpr int kChunk = 64;
 
   template <typename F>
   __device__ __forceinline__ bool any(F f) const {
@@ -170,7 +176,6 @@ struct DeviceGroupWarp : DeviceWarp {
     for (int i = 0; i < kCount; ++i) asm volatile("" ::"r"(left.values[i]) : "memory");
   }
 
-#if GENET_WGMMA
   template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
   __device__ __forceinline__ void product(Out& out, const Left& left, const Matrix& matrix) const {
     settle(out), keep(left);
@@ -189,15 +194,7 @@ struct DeviceGroupWarp : DeviceWarp {
 #define GENET_OUT4(i) \
   "+f"(out.values[i]), "+f"(out.values[i + 1]), "+f"(out.values[i + 2]), "+f"(out.values[i + 3])
 #define GENET_OUT16(i) GENET_OUT4(i), GENET_OUT4(i + 4), GENET_OUT4(i + 8), GENET_OUT4(i + 12)
-    if constexpr (kTiles == 4) {
-      asm volatile(
-          "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-          "}, {%16, %17, %18, %19}, %20, 1, 1, 1, %21;"
-          : GENET_OUT16(0)
-          : "r"(left.values[first + 0]), "r"(left.values[first + 1]), "r"(left.values[first + 2]),
-            "r"(left.values[first + 3]), "l"(descriptor), "n"(int(kBack)));
-    } else if constexpr (kTiles == 8) {
+    if constexpr (kTiles == 8) {
       asm volatile(
           "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
           "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, "
@@ -233,19 +230,17 @@ struct DeviceGroupWarp : DeviceWarp {
 #undef GENET_OUT4
 #undef GENET_OUT16
   }
-#endif
 };
 
-// The same with twice the features at a time.
-struct DeviceWideWarp : DeviceGroupWarp {
-  static constexpr int kChunk = 64;
-};
+using TensorWarp = DeviceGroupWarp;
+#else
+using TensorWarp = DeviceWarp;
+#endif
 
 // The workspace: this header, then the packed weights (full precision) or the image of the shared memory
 // (tensor).
 struct alignas(256) Workspace {
   unsigned long long queue;  // next face
-  TensorScales scales;
 };
 
 template <typename T>
@@ -263,10 +258,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
   if (threadIdx.x == 0) scales = tensor_scales(args);
   __syncthreads();
   const int i = blockIdx.x * kPrepareThreads + threadIdx.x;
-  if (i == 0) {
-    workspace->queue = 0;
-    workspace->scales = scales;
-  }
+  if (i == 0) workspace->queue = 0;
   if (2 * i >= tensor_layout(args.features).bytes) return;
   const TensorElement element = tensor_image(args, scales, 2 * i);
   if (element.half) {
@@ -285,7 +277,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   FitTile<T, Shape, DeviceBlock>(args, packed, &workspace->queue, rows, slots, {}).search();
 }
 
-template <typename Warp>
 __global__ void __launch_bounds__(kTensorMaxWarps* kWarp, 1)
     search_tensor(const __grid_constant__ FitMlpArgs<float> args, Workspace* workspace, const uint4* image) {
   extern __shared__ __align__(16) unsigned char shared[];
@@ -296,7 +287,7 @@ __global__ void __launch_bounds__(kTensorMaxWarps* kWarp, 1)
 #endif
   __syncthreads();
   unsigned char* own = shared + bytes + (threadIdx.x / kWarp) * tensor_warp_bytes();
-  FitWarp<Warp>(args, workspace->scales, &workspace->queue, shared, own, {}).search();
+  FitWarp<TensorWarp>(args, &workspace->queue, shared, own, {}).search();
 }
 
 DeviceLimits current_device_limits() {
@@ -312,15 +303,13 @@ DeviceLimits current_device_limits() {
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
-// GENET_FIT_TILE=64|32|16|4|1, GENET_FIT_WARPS=1..8, GENET_FIT_GROUP=1|4,
-// GENET_FIT_CHUNK=32|64
+// GENET_FIT_TILE=16|4|1, GENET_FIT_WARPS=1..8
 FitMlpWish wish_of_environment() {
   const auto number = [](const char* name) {
     const char* value = std::getenv(name);
     return value ? std::atoi(value) : 0;
   };
-  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS"), number("GENET_FIT_GROUP"),
-          number("GENET_FIT_CHUNK")};
+  return {number("GENET_FIT_TILE"), number("GENET_FIT_WARPS")};
 }
 
 // As operators throw: what std::invalid_argument becomes in Python depends on torch's version.
@@ -346,12 +335,7 @@ void launch_tile(const FitMlpArgs<T>& args, const FitMlpPlan& plan, Workspace* w
   switch (plan.tile_faces) {
     case 1: return launch(search_tile<T, TileShape<1, 1, 1>>, plan, stream, args, workspace, packed);
     case 4: return launch(search_tile<T, TileShape<4, 2, 1>>, plan, stream, args, workspace, packed);
-    case 16: return launch(search_tile<T, TileShape<16, 4, 2>>, plan, stream, args, workspace, packed);
-  }
-  if constexpr (sizeof(T) == 4) {
-    if (plan.tile_faces == 32)
-      return launch(search_tile<T, TileShape<32, 4, 4>>, plan, stream, args, workspace, packed);
-    return launch(search_tile<T, TileShape<64, 8, 4>>, plan, stream, args, workspace, packed);
+    default: return launch(search_tile<T, TileShape<16, 4, 2>>, plan, stream, args, workspace, packed);
   }
 }
 
@@ -384,12 +368,7 @@ void fit_mlp_cuda(const FitMlpArgs<T>& args, Precision precision, void* memory, 
     prepare_tensor<<<blocks(bytes / 2), kPrepareThreads, 0, stream>>>(args, workspace, image);
     check_launch("fit_mlp_");
     const auto* vectors = reinterpret_cast<const uint4*>(image);
-    if (plan.group_warps > 1 && plan.chunk == 64) {
-      return launch(search_tensor<DeviceWideWarp>, plan, stream, args, workspace, vectors);
-    }
-    if (plan.group_warps > 1)
-      return launch(search_tensor<DeviceGroupWarp>, plan, stream, args, workspace, vectors);
-    launch(search_tensor<DeviceWarp>, plan, stream, args, workspace, vectors);
+    launch(search_tensor, plan, stream, args, workspace, vectors);
   }
 }
 

@@ -41,7 +41,7 @@ void run_tensor(const FitMlpArgs<float>& args, const FitMlpPlan& plan) {
   unsigned long long queue = 0;
   for (int warp = 0; warp < plan.blocks * plan.threads / kLanes; ++warp) {
     std::vector<double> own(tensor_warp_bytes() / sizeof(double) + 1, double(NAN));
-    FitWarp<Warp>(args, scales, &queue, reinterpret_cast<unsigned char*>(image.data()),
+    FitWarp<Warp>(args, &queue, reinterpret_cast<unsigned char*>(image.data()),
                   reinterpret_cast<unsigned char*>(own.data()), {})
         .search();
   }
@@ -61,8 +61,6 @@ void fit_mlp_emulated(const FitMlpArgs<T>& args, const FitMlpPlan& plan) {
     case 1: return run_tile<T, TileShape<1, 1, 1>>(args, plan);
     case 4: return run_tile<T, TileShape<4, 2, 1>>(args, plan);
     case 16: return run_tile<T, TileShape<16, 4, 2>>(args, plan);
-    case 32: return run_tile<T, TileShape<32, 4, 4>>(args, plan);
-    case 64: return run_tile<T, TileShape<64, 8, 4>>(args, plan);
   }
   throw std::invalid_argument("plan: there is no kernel with this tile");
 }

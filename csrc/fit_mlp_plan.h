@@ -25,26 +25,17 @@ struct FitMlpPlan {
   int blocks;
   int64_t shared_bytes;  // dynamic, of a block
   int group_warps;       // tensor: warps that multiply together, 4 with wgmma; else 1
-  int chunk = 32;        // features at a time, for experiments
 };
 
 // For experiments: a tile, or the warps of a tensor block, other than the planned ones. It changes no number.
 struct FitMlpWish {
   int tile_faces = 0;    // 0: as planned
   int tensor_warps = 0;  // 0: as planned
-  int tensor_group = 0;  // 0: as planned
-  int tensor_chunk = 0;  // 0: as planned
 };
 
-constexpr int kTileSizes[] = {64, 32, 16, 4,
-                              1};         // there is a full-precision kernel for each; float64 from 16 down
-constexpr int64_t kSharedReserve = 1024;  // the driver's own, a block
+constexpr int kTileSizes[] = {1, 4, 16};         // there is a full-precision kernel for each
+constexpr int64_t kSharedReserve = 1024;         // the driver's own, a block
 constexpr int kTileBlocksPerMultiprocessor = 2;  // their registers allow no more
-
-template <typename T>
-constexpr bool has_tile(int faces) {
-  return sizeof(T) == 4 || faces <= 16;
-}
 
 template <typename T>
 int64_t tile_shared_bytes(const FitMlpArgs<T>& args, int faces) {
@@ -54,17 +45,18 @@ int64_t tile_shared_bytes(const FitMlpArgs<T>& args, int faces) {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Full precision: the widest tile that leaves no multiprocessor without faces; the numbers do not depend on
-// it.
+// Full precision: the narrowest tile with which every multiprocessor has one block at most, a step of a
+// narrow tile being shorter; beyond that the widest, of which two blocks to a multiprocessor get most done.
+// The numbers do not depend on it.
 template <typename T>
 FitMlpPlan full_precision_plan(const FitMlpArgs<T>& args, const DeviceLimits& device,
                                const FitMlpWish& wish) {
   int faces = 0;
   for (int candidate : kTileSizes) {
-    if (!has_tile<T>(candidate) || (wish.tile_faces > 0 && wish.tile_faces != candidate)) continue;
+    if (wish.tile_faces > 0 && wish.tile_faces != candidate) continue;
     if (tile_shared_bytes(args, candidate) > device.shared_per_block) continue;
     faces = candidate;
-    if (ceil_div(args.batch, candidate) >= device.multiprocessors) break;
+    if (ceil_div(args.batch, candidate) <= device.multiprocessors) break;
   }
   if (faces == 0)
     throw std::invalid_argument("fit_mlp_: no tile of these layers fits this GPU's shared memory");
@@ -81,7 +73,7 @@ FitMlpPlan full_precision_plan(const FitMlpArgs<T>& args, const DeviceLimits& de
 
 // Tensor cores: one block to a multiprocessor (its weights fill most of the shared memory), with as many
 // warps of 16 faces as the rest holds; few faces are spread over the multiprocessors first. On Hopper warps
-// come in fours.
+// come in fours, whichever of its kernels was built: only the one for sm_90a needs them to.
 inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits& device,
                               const FitMlpWish& wish) {
   const char* problem = tensor_problem(args);
@@ -89,8 +81,7 @@ inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits&
   if (device.capability < 80) {
     throw std::invalid_argument("precision: tensor needs a GPU of compute capability 8.0 or newer");
   }
-  const bool wgmma = device.capability == 90;
-  const int group = wish.tensor_group ? wish.tensor_group : wgmma ? kTensorGroup : 1;
+  const int group = device.capability == 90 ? kTensorGroup : 1;
   int most = wish.tensor_warps ? round_up(wish.tensor_warps, group) : kTensorMaxWarps;
   while (most > 0 && tensor_shared_bytes(args, most) > device.shared_per_block) most -= group;
   if (most <= 0) {
@@ -102,13 +93,7 @@ inline FitMlpPlan tensor_plan(const FitMlpArgs<float>& args, const DeviceLimits&
   const int warps = int(spread < group ? group : spread < most ? spread : most);
   const int64_t wanted = ceil_div(tiles * group, warps);
   const int blocks = int(wanted < device.multiprocessors ? wanted : device.multiprocessors);
-  return {Precision::kTensor,
-          kTensorFaces,
-          warps * kLanes,
-          blocks,
-          tensor_shared_bytes(args, warps),
-          group,
-          wish.tensor_chunk ? wish.tensor_chunk : 32};
+  return {Precision::kTensor, kTensorFaces, warps * kLanes, blocks, tensor_shared_bytes(args, warps), group};
 }
 
 template <typename T>

@@ -51,8 +51,8 @@ inline const char* tensor_problem(const FitMlpArgs<T>& args) {
 // [outputs][inputs] in blocks, and float32 vectors. What depends on the number of features comes last, so
 // that the other places are known to the compiler.
 struct TensorLayout {
-  int features;                                                   // padded to whole chunks
-  int w1, w2, prior, b1, b2, lower, upper, rate, w3, b3, weight;  // offsets in bytes
+  int features;                                                           // padded to whole chunks
+  int w1, w2, prior, b1, b2, lower, upper, rate, scales, w3, b3, weight;  // offsets in bytes
   int bytes;
 };
 
@@ -67,7 +67,8 @@ GENET_HD constexpr TensorLayout tensor_layout(int features) {
   l.lower = l.b2 + 4 * kTensorHidden;
   l.upper = l.lower + 4 * kTensorWidth;
   l.rate = l.upper + 4 * kTensorWidth;
-  l.w3 = l.rate + 4 * kTensorWidth;
+  l.scales = l.rate + 4 * kTensorWidth;
+  l.w3 = l.scales + 16;
   l.b3 = l.w3 + 2 * l.features * kTensorHidden;
   l.weight = l.b3 + 4 * l.features;
   l.bytes = l.weight + 4 * l.features;
@@ -87,9 +88,9 @@ struct TensorMatrix {
   static constexpr int kAcross = kColumns / 8 * 64;  // and to the next of the same columns
   const uint16_t* blocks;
 
-  // Where 8 elements of a row begin; column is a multiple of 8.
-  GENET_HD const uint16_t* row(int row, int column) const {
-    return blocks + row / 8 * kAcross + column / 8 * kAlong + row % 8 * 8;
+  // The 8 elements of a block's row.
+  GENET_HD const uint16_t* row(int down, int across, int row) const {
+    return blocks + down * kAcross + across * kAlong + row * 8;
   }
 };
 
@@ -149,10 +150,12 @@ GENET_HD TensorElement tensor_image(const FitMlpArgs<float>& args, const TensorS
   if (at < l.lower) return vector(args.b2, H2, l.b2);
   if (at < l.upper) return vector(args.lower, P, l.lower);
   if (at < l.rate) return vector(args.upper, P, l.upper);
-  if (at < l.w3) return vector(args.prior_rate, P, l.rate);
+  if (at < l.scales) return vector(args.prior_rate, P, l.rate);
+  if (at < l.w3) return vector(&scales.prior, 3, l.scales);
   if (at < l.b3) return matrix(args.w3, D, H2, l.w3, kTensorHidden);
   if (at < l.weight) return vector(args.b3, D, l.b3);
-  return vector(args.feature_weight, D, l.weight);
+  const TensorElement weight = vector(args.feature_weight, D, l.weight);
+  return args.kind == Distance::kCosine ? weight : TensorElement{weight.value * scales.gradient, false};
 }
 
 // A face's place in a warp.
@@ -198,8 +201,8 @@ GENET_TILE_FN void product_by_fragments(const Warp& warp, Out& out, const Left& 
       typename Warp::template PerLane<uint32_t, 4> right;  // of two neighbouring products
       warp.template load_matrices<kBack>(right, [&](int lane) {
         const int m = lane / 8;
-        return kBack ? matrix.row(16 * k + 8 * (m % 2) + lane % 8, 8 * n + 8 * (m / 2))
-                     : matrix.row(8 * n + 8 * (m / 2) + lane % 8, 16 * k + 8 * (m % 2));
+        return kBack ? matrix.row(2 * k + m % 2, n + m / 2, lane % 8)
+                     : matrix.row(n + m / 2, 2 * k + m % 2, lane % 8);
       });
       warp.multiply(out, 4 * n, left, 4 * k, right, 0);
       warp.multiply(out, 4 * n + 4, left, 4 * k, right, 2);
@@ -230,9 +233,9 @@ template <typename Warp>
 class FitWarp {
  public:
   // image: the weights; own: this warp's shared memory of tensor_warp_bytes, aligned to 16.
-  GENET_TILE_FN FitWarp(const FitMlpArgs<float>& args, const TensorScales& scales, unsigned long long* queue,
-                        const unsigned char* image, unsigned char* own, Warp warp)
-      : args_(args), scales_(scales), queue_(queue), image_(image), warp_(warp) {
+  GENET_TILE_FN FitWarp(const FitMlpArgs<float>& args, unsigned long long* queue, const unsigned char* image,
+                        unsigned char* own, Warp warp)
+      : args_(args), queue_(queue), image_(image), warp_(warp) {
     slots_ = reinterpret_cast<TensorSlot*>(own);
     theta_ = reinterpret_cast<Quad*>(own + sizeof(TensorSlot) * kTensorFaces);
     parked_ = reinterpret_cast<uint32_t*>(theta_ + kQuads * 2 * 32);
@@ -282,6 +285,9 @@ class FitWarp {
     return reinterpret_cast<const uint16_t*>(image_ + at);
   }
   GENET_TILE_FN const float* vector(int at) const { return reinterpret_cast<const float*>(image_ + at); }
+  GENET_TILE_FN const TensorScales& scales() const {  // volatile: no register keeps them
+    return *reinterpret_cast<const TensorScales*>(image_ + layout().scales);
+  }
 
   static GENET_TILE_FN int row_of(int lane, int h) { return lane / 4 + 8 * h; }
   // First of the 4 columns that a lane holds of columns 16 i to 16 i + 15, and the accumulator of one of
@@ -387,9 +393,9 @@ class FitWarp {
         for (int c = 0; c < 2; ++c) {
           const float x = z(lane, 2 * i + c);  // algebraic_silu, with the hardware's reciprocal root
           const float s = Warp::rsqrt(fused_multiply_add(x, x, 1.0f));
-          const float u = x * s, half_x = 0.5f * x;
-          a[c] = fused_multiply_add(half_x, u, half_x);
-          slope[c] = fused_multiply_add(0.5f * u, fused_multiply_add(s, s, 1.0f), 0.5f);
+          const float half_x = 0.5f * x, half_u = half_x * s;
+          a[c] = fused_multiply_add(x, half_u, half_x);
+          slope[c] = fused_multiply_add(half_u, fused_multiply_add(s, s, 1.0f), 0.5f);
         }
         activation(lane, i) = Warp::pack(a[0], a[1]);
         slopes(lane, i) = Warp::pack(slope[0], slope[1]);
@@ -436,17 +442,16 @@ class FitWarp {
     warp_.template product<false, kHiddenSteps, kChunk / 8>(pred, hidden, last_weights(first));
   }
 
-  // slope(pred, target, weight, row h of the lane, loss) is the gradient by one predicted feature. Everything
-  // between the second hidden layer and the gradient by it, which is `back`.
-  template <typename Slope>
-  GENET_TILE_FN void last_layer(const HiddenHalf& hidden, const Rows& scale, Loss& loss, Hidden& back,
-                                Slope slope) const {
+  // Everything between the second hidden layer and the gradient by it, which is `back`. gradient(lane, h,
+  // pred, target, weight) is the one by a predicted feature of row h, scaled; what it sees of the loss it
+  // keeps.
+  template <typename F>
+  GENET_TILE_FN void last_layer(const HiddenHalf& hidden, Chunk& target, Hidden& back, F gradient) const {
     clear(back, 4 * kHiddenTiles);
     const int features = layout().features;
     GENET_NO_UNROLL
     for (int first = 0; first < features; first += kChunk) {
-      Chunk pred, target;
-      if (Warp::kRoomForLoads) load_target(target, first);
+      Chunk pred;
       predict(hidden, first, pred);
       if (!Warp::kRoomForLoads) load_target(target, first);
       ChunkHalf grad;
@@ -460,39 +465,51 @@ class FitWarp {
             GENET_UNROLL
             for (int c = 0; c < 4; ++c) {
               const int at = place_of(i, h, c);
-              g[c] = slope(lane, h, pred(lane, at), target(lane, at), w.v[c], loss(lane, h)) * scale(lane, h);
+              g[c] = gradient(lane, h, pred(lane, at), target(lane, at), w.v[c]);
             }
             grad(lane, 4 * i + h) = Warp::pack(g[0], g[1]);
             grad(lane, 4 * i + 2 + h) = Warp::pack(g[2], g[3]);
           }
         }
       });
+      if (Warp::kRoomForLoads && first + kChunk < features) load_target(target, first + kChunk);
       warp_.template product<true, kChunk / 16, kHiddenTiles>(back, grad, last_weights(first));
     }
   }
 
+  // The weights are scaled already (tensor_image), and with them gradient and loss.
   template <Distance kind>
-  GENET_TILE_FN void distance(const HiddenHalf& hidden, Rows& scale, Loss& loss, Hidden& back) const {
-    warp_.each([&](int lane) {
-      loss(lane, 0) = loss(lane, 1) = 0, scale(lane, 0) = scale(lane, 1) = scales_.gradient;
-    });
-    last_layer(hidden, scale, loss, back, [&](int, int, float pred, float target, float w, float& sum) {
-      const float residual = pred - target;
-      sum = fused_multiply_add(w, distance_rho<kind>(residual, args_.delta), sum);
-      return w * distance_slope<kind>(residual, args_.delta);
+  GENET_TILE_FN void distance(const HiddenHalf& hidden, Chunk& target, Rows& scale, Loss& loss,
+                              Hidden& back) const {
+    warp_.each([&](int lane) { loss(lane, 0) = loss(lane, 1) = 0; });
+    last_layer(hidden, target, back, [&](int lane, int h, float pred, float t, float w) {
+      const float residual = pred - t;
+      const float g = w * distance_slope<kind>(residual, args_.delta);
+      // The squared distance is half the residual times its slope; the half comes at the end.
+      loss(lane, h) = kind == Distance::kSquared
+                          ? fused_multiply_add(g, residual, loss(lane, h))
+                          : fused_multiply_add(w, distance_rho<kind>(residual, args_.delta), loss(lane, h));
+      return g;
     });
     warp_.quad_sum(loss);
+    warp_.each([&](int lane) {
+      scale(lane, 0) = scale(lane, 1) = scales().gradient;
+      for (int h = 0; h < 2; ++h) {
+        loss(lane, h) = Warp::divide(kind == Distance::kSquared ? 0.5f * loss(lane, h) : loss(lane, h),
+                                     scales().gradient);
+      }
+    });
   }
 
   // Two passes: the gradient needs the inner products of all features.
-  GENET_TILE_FN void cosine(const HiddenHalf& hidden, Rows& scale, Loss& loss, Hidden& back) const {
+  GENET_TILE_FN void cosine(const HiddenHalf& hidden, Chunk& target, Rows& scale, Loss& loss,
+                            Hidden& back) const {
     PerLane<float, 2> dot, pred_sq, target_sq, on_pred, on_target;
     clear(dot, 2), clear(pred_sq, 2), clear(target_sq, 2);
     const int features = layout().features;
     GENET_NO_UNROLL
     for (int first = 0; first < features; first += kChunk) {
-      Chunk pred, target;
-      if (Warp::kRoomForLoads) load_target(target, first);
+      Chunk pred;
       predict(hidden, first, pred);
       if (!Warp::kRoomForLoads) load_target(target, first);
       warp_.each([&](int lane) {
@@ -512,22 +529,24 @@ class FitWarp {
           }
         }
       });
+      const int next = first + kChunk < features ? first + kChunk : 0;
+      if (Warp::kRoomForLoads) load_target(target, next);
     }
     warp_.quad_sum(dot), warp_.quad_sum(pred_sq), warp_.quad_sum(target_sq);
-    PerLane<float, 2> whole;
     warp_.each([&](int lane) {
       for (int h = 0; h < 2; ++h) {
         const CosineFactors<float> f = cosine_factors(dot(lane, h), pred_sq(lane, h), target_sq(lane, h));
-        on_pred(lane, h) = f.on_pred, on_target(lane, h) = f.on_target, whole(lane, h) = f.loss;
         // |gradient| is at most about root(weight) / |pred|
-        const float size = scales_.weight_root > 0 ? std::sqrt(pred_sq(lane, h)) / scales_.weight_root : 1.0f;
+        const float size =
+            scales().weight_root > 0 ? std::sqrt(pred_sq(lane, h)) / scales().weight_root : 1.0f;
         scale(lane, h) = size > 1e-30f && size < 1e30f ? 0.03125f * power_of_two_below(size) : 1.0f;
+        on_pred(lane, h) = f.on_pred * scale(lane, h), on_target(lane, h) = f.on_target * scale(lane, h);
+        loss(lane, h) = f.loss;
       }
     });
-    last_layer(hidden, scale, loss, back, [&](int lane, int h, float pred, float target, float w, float&) {
-      return w * (on_pred(lane, h) * pred - on_target(lane, h) * target);
+    last_layer(hidden, target, back, [&](int lane, int h, float pred, float t, float w) {
+      return w * (on_pred(lane, h) * pred - on_target(lane, h) * t);
     });
-    warp_.each([&](int lane) { loss(lane, 0) = whole(lane, 0), loss(lane, 1) = whole(lane, 1); });
   }
 
   // The objective without the rate's part, and its gradient by theta times `scale`; Adam's moments, whose
@@ -558,14 +577,16 @@ class FitWarp {
       GENET_UNROLL
       for (int i = 0; i < kParkedSlopes; ++i) parked_[i * 32 + lane] = slopes1(lane, i);
     });
+    Chunk target;
+    if (Warp::kRoomForLoads) load_target(target, 0);
     start<kHiddenTiles>(wide, vector(layout().b2));
     warp_.template product<false, kHiddenSteps, kHiddenTiles>(wide, hidden, w2);
     activate(wide, hidden, slopes2);
     switch (args_.kind) {
-      case Distance::kSquared: distance<Distance::kSquared>(hidden, scale, loss, wide); break;
-      case Distance::kL1: distance<Distance::kL1>(hidden, scale, loss, wide); break;
-      case Distance::kHuber: distance<Distance::kHuber>(hidden, scale, loss, wide); break;
-      case Distance::kCosine: cosine(hidden, scale, loss, wide); break;
+      case Distance::kSquared: distance<Distance::kSquared>(hidden, target, scale, loss, wide); break;
+      case Distance::kL1: distance<Distance::kL1>(hidden, target, scale, loss, wide); break;
+      case Distance::kHuber: distance<Distance::kHuber>(hidden, target, scale, loss, wide); break;
+      case Distance::kCosine: cosine(hidden, target, scale, loss, wide); break;
     }
     through_slopes(wide, slopes2, hidden);
     clear(wide, 4 * kHiddenTiles);
@@ -580,7 +601,10 @@ class FitWarp {
     prior(loss, scale, offset, grad);
     if (Warp::kRoomForLoads) load_rows(first, args_.exp_avg), load_rows(second, args_.exp_avg_sq);
     warp_.template product<true, kHiddenSteps, kThetaTiles>(grad, hidden, w1);
-    if (!Warp::kRoomForLoads) load_rows(first, args_.exp_avg), load_rows(second, args_.exp_avg_sq);
+    if (!Warp::kRoomForLoads) {
+      warp_.sync();  // or the compiler starts Adam's arithmetic so early that registers run out
+      load_rows(first, args_.exp_avg), load_rows(second, args_.exp_avg_sq);
+    }
   }
 
   // grad = scale precision (theta - mean); loss grows by the prior's energy. `offset` comes as the mean.
@@ -589,7 +613,7 @@ class FitWarp {
     warp_.each([&](int lane) {
       GENET_UNROLL
       for (int h = 0; h < 2; ++h) {
-        const float factor = scale(lane, h) * scales_.prior;
+        const float factor = scale(lane, h) * scales().prior;
         GENET_UNROLL
         for (int i = 0; i < kQuads; ++i) {
           const Quad x = theta(lane, i, h);
@@ -624,7 +648,7 @@ class FitWarp {
     });
     warp_.quad_sum(energy);
     warp_.each([&](int lane) {
-      for (int h = 0; h < 2; ++h) loss(lane, h) += 0.5f * energy(lane, h) / scale(lane, h);
+      for (int h = 0; h < 2; ++h) loss(lane, h) += 0.5f * Warp::divide(energy(lane, h), scale(lane, h));
     });
   }
 
@@ -633,7 +657,7 @@ class FitWarp {
     Rows probe, rates;
     clear(probe, 2), clear(rates, 2);
     warp_.each([&](int lane) {
-      const float unscale[2] = {1.0f / scale(lane, 0), 1.0f / scale(lane, 1)};
+      const float unscale[2] = {Warp::divide(1.0f, scale(lane, 0)), Warp::divide(1.0f, scale(lane, 1))};
       GENET_UNROLL
       for (int i = 0; i < kQuads; ++i) {
         const Quad rate = load(vector(layout().rate) + column_of(lane, i));
@@ -643,8 +667,9 @@ class FitWarp {
           GENET_UNROLL
           for (int c = 0; c < 4; ++c) {
             float& g = grad(lane, place_of(i, h, c));
-            g = add_rate_gradient(g * unscale[h], x.v[c], rate.v[c]);
-            probe(lane, h) += finite_probe(g);
+            g *= unscale[h];
+            g += rate_gradient(g, x.v[c], rate.v[c]);
+            probe(lane, h) = fused_multiply_add(g, 0.0f, probe(lane, h));
             rates(lane, h) = fused_multiply_add(rate.v[c], std::abs(x.v[c]), rates(lane, h));
           }
         }
@@ -652,9 +677,10 @@ class FitWarp {
     });
     warp_.quad_sum(probe), warp_.quad_sum(rates);
     warp_.each([&](int lane) {
-      if (lane % 4 != 0) return;
-      for (int h = 0; h < 2; ++h)
-        decide(slots_[row_of(lane, h)], loss(lane, h) + rates(lane, h), probe(lane, h));
+      const int h = lane % 4;
+      if (h >= 2) return;
+      decide(slots_[row_of(lane, h)], h ? loss(lane, 1) + rates(lane, 1) : loss(lane, 0) + rates(lane, 0),
+             h ? probe(lane, 1) : probe(lane, 0));
     });
     warp_.sync();
     Rows change;
@@ -669,19 +695,24 @@ class FitWarp {
     });
     warp_.quad_max(change);
     warp_.each([&](int lane) {
-      if (lane % 4 != 0) return;
-      for (int h = 0; h < 2; ++h) {
-        TensorSlot& slot = slots_[row_of(lane, h)];
-        if (slot.state != kPlaceStepping) continue;
-        slot.steps += 1;
-        slot.left -= 1;
-        if (change(lane, h) < args_.tol) {
-          slot.left = 0;
-          args_.active[slot.face] = false;
-        }
+      const int h = lane % 4;
+      if (h >= 2) return;
+      TensorSlot& slot = slots_[row_of(lane, h)];
+      if (slot.state != kPlaceStepping) return;
+      slot.steps += 1;
+      slot.left -= 1;
+      if ((h ? change(lane, 1) : change(lane, 0)) < args_.tol) {
+        slot.left = 0;
+        args_.active[slot.face] = false;
       }
     });
     warp_.sync();
+  }
+
+  // What add_rate_gradient adds, without a branch.
+  static GENET_TILE_FN float rate_gradient(float grad, float param, float rate) {
+    const float held = -std::fmin(std::fmax(grad, -rate), rate);
+    return param > 0 ? rate : param < 0 ? -rate : held;
   }
 
   // One thread a face: what comes after this evaluation.
@@ -690,9 +721,9 @@ class FitWarp {
     const bool finite_loss = finite_probe(loss) == 0;
     const bool finite = finite_loss && probe == 0;
     if (slot.left > 0 && finite) {
-      const AdamCoefficients<float> step = next_step(args_, slot.schedule);
-      slot.step_size = step.step_size;
-      slot.rsqrt_correction2 = 1.0f / step.correction2_sqrt;
+      const FitRates<float> step = next_rates(args_, slot.schedule);
+      slot.step_size = Warp::divide(step.lr, step.correction1);
+      slot.rsqrt_correction2 = Warp::rsqrt(step.correction2);
       slot.state = kPlaceStepping;
       return;
     }
@@ -727,7 +758,7 @@ class FitWarp {
         const float moved = fused_multiply_add(-size, Warp::divide(m.v[c], root), x.v[c]);
         const float next = project(moved, lower.v[c], upper.v[c]);
         const float by = std::abs(next - x.v[c]);
-        largest = by > largest ? by : largest;
+        largest = std::fmax(by, largest);
         x.v[c] = next;
       }
       theta(lane, i, h) = x;
@@ -743,7 +774,6 @@ class FitWarp {
   }
 
   const FitMlpArgs<float>& args_;
-  const TensorScales scales_;
   unsigned long long* queue_;
   const unsigned char* image_;  // shared
   Warp warp_;

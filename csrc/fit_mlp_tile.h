@@ -1,5 +1,5 @@
-// The float32 (and float64) CUDA search: one thread block keeps a tile of kFaces faces and iterates until the
-// queue of faces is empty. Also compiled for the CPU, where EmulatedBlock runs the same stages thread by
+// The float32 (and float64) CUDA search: one thread block keeps a tile of 1, 4 or 16 faces and iterates until
+// the queue of faces is empty. Also compiled for the CPU, where EmulatedBlock runs the same stages thread by
 // thread, so that the tests can follow it without a GPU.
 //
 // A tile's activations live in shared memory as [row][face], the faces of a row in an order that keeps both
@@ -280,7 +280,7 @@ class FitTile {
           }
         };
         // Weights are fetched kAhead rows before they are used: L2 is some 250 cycles away.
-        constexpr int kAhead = kF * kN == 1 ? 16 : 8;
+        constexpr int kAhead = kF * kN == 1 ? 32 : 8;
         TileVector<T, kN> ahead[kAhead];
         int k = 0;
         if (m.inputs >= kAhead) {

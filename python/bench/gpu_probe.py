@@ -30,15 +30,11 @@ FLOP_PER_STEP = 2 * (2 * (WIDTH * HIDDEN + HIDDEN * HIDDEN + HIDDEN * FEATURES) 
 BATCHES = (1, 16, 132, 1024, 4096, 16384, 65536, 262144)
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "full": ("full", {}),
-    "full, tile 64": ("full", {"GENET_FIT_TILE": "64"}),
-    "full, tile 32": ("full", {"GENET_FIT_TILE": "32"}),
     "full, tile 16": ("full", {"GENET_FIT_TILE": "16"}),
     "full, tile 4": ("full", {"GENET_FIT_TILE": "4"}),
     "full, tile 1": ("full", {"GENET_FIT_TILE": "1"}),
     "tensor": ("tensor", {}),
     "tensor, 4 warps": ("tensor", {"GENET_FIT_WARPS": "4"}),
-    "tensor, chunk 64": ("tensor", {"GENET_FIT_CHUNK": "64"}),
-    "tensor, mma.sync": ("tensor", {"GENET_FIT_GROUP": "1"}),
 }
 
 

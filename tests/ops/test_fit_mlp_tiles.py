@@ -59,7 +59,7 @@ def mixed(batch: int, sizes: tuple[int, int, int, int], dtype: torch.dtype = tor
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("tile", "batch", "blocks"), [(1, 3, 2), (4, 5, 1), (16, 37, 1), (32, 33, 1), (64, 70, 2), (64, 3, 1)]
+    ("tile", "batch", "blocks"), [(1, 3, 2), (4, 5, 1), (16, 37, 1), (16, 37, 2), (16, 3, 1)]
 )
 def test_full_precision_tiles_give_the_cpu_s_bits(kind, tile, batch, blocks):
     """Odd sizes, fewer faces than places, faces that leave and are replaced: the CPU kernel's bits."""
@@ -82,7 +82,7 @@ def test_narrowest_layers(kind, tile):
     assert_same_bits(dict(loss=emulated_loss, **emulated), dict(loss=loss, **case), (*STATE, "loss"))
 
 
-@pytest.mark.parametrize(("tile", "dtype"), [(16, torch.float64), (4, torch.float64), (64, torch.float32)])
+@pytest.mark.parametrize(("tile", "dtype"), [(16, torch.float64), (4, torch.float64), (16, torch.float32)])
 def test_production_sizes(tile, dtype):
     case = mixed(6, PRODUCTION, dtype)
     emulated = faces(case, slice(None))
@@ -150,6 +150,13 @@ def test_tensor_accuracy_of_a_settled_search():
     assert error.max() < 2e-3, error.max()
 
 
+def test_tensor_kernel_refuses_what_it_would_load_across_its_vectors():
+    case = problem(3, (8, 16, 16, 8))
+    case["target"] = torch.cat([torch.zeros(1), case["target"].flatten()])[1:].view(3, 8)
+    with pytest.raises(ValueError, match="target and prior_mean aligned to 16 bytes"):
+        emulate(case, "tensor", 16, 1, 1, n_iter=1)
+
+
 def test_tensor_continued_search():
     whole = problem(7, (24, 40, 48, 40))
     parts = faces(whole, slice(None))
@@ -169,7 +176,7 @@ CONSUMER = dict(capability=89, multiprocessors=46, shared_per_block=101376, shar
 def test_plan_fits_the_device(device, batch):
     limits = {"shared_per_block": 232448, "multiprocessors": 132, **device}
     plan = _C.fit_mlp_plan(batch, **device)
-    assert plan["tile_faces"] in (1, 4, 16, 32, 64)
+    assert plan["tile_faces"] in (1, 4, 16)
     assert plan["shared_bytes"] <= limits["shared_per_block"]
     assert 1 <= plan["blocks"] <= 2 * limits["multiprocessors"]
     assert plan["blocks"] * plan["tile_faces"] < batch + plan["tile_faces"]
@@ -177,15 +184,34 @@ def test_plan_fits_the_device(device, batch):
         assert plan["blocks"] >= limits["multiprocessors"]
 
 
-def test_plans_known_by_heart():
-    assert _C.fit_mlp_plan(1)["tile_faces"] == 1
-    assert _C.fit_mlp_plan(10**6)["tile_faces"] == 64
-    assert _C.fit_mlp_plan(10**6, **A100)["tile_faces"] == 32
-    tensor = _C.fit_mlp_plan(10**6, precision="tensor")
-    assert (tensor["threads"], tensor["blocks"], tensor["group_warps"]) == (256, 132, 4)
-    assert _C.fit_mlp_plan(1, precision="tensor")["threads"] == 128
-    a100 = _C.fit_mlp_plan(10**6, precision="tensor", **A100)
-    assert (a100["threads"], a100["group_warps"]) == (64, 1)
+@pytest.mark.parametrize(
+    ("batch", "tile", "blocks"),
+    [
+        (1, 1, 1),
+        (132, 1, 132),
+        (133, 4, 34),
+        (528, 4, 132),
+        (1024, 16, 64),
+        (4096, 16, 256),
+        (10**6, 16, 264),
+    ],
+)
+def test_full_precision_plans_are_the_fastest_measured(batch, tile, blocks):
+    plan = _C.fit_mlp_plan(batch)
+    assert (plan["tile_faces"], plan["blocks"]) == (tile, blocks)
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "blocks"), [(1, 128, 1), (4096, 128, 64), (8448, 128, 132), (16384, 256, 128)]
+)
+def test_tensor_plans_come_in_groups_on_hopper(batch, threads, blocks):
+    plan = _C.fit_mlp_plan(batch, precision="tensor")
+    assert (plan["threads"], plan["blocks"], plan["group_warps"]) == (threads, blocks, 4)
+
+
+def test_tensor_plan_without_groups():
+    plan = _C.fit_mlp_plan(10**6, precision="tensor", **A100)
+    assert (plan["threads"], plan["blocks"], plan["group_warps"]) == (64, 108, 1)
 
 
 def test_plan_refuses_what_has_no_kernel():
