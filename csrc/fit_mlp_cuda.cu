@@ -43,9 +43,6 @@ struct DeviceWarp {
     __device__ __forceinline__ const T& operator()(int, int i) const { return values[i]; }
   };
 
-  static constexpr int kChunk = 32;
-  static constexpr bool kRoomForLoads = false;  // registers for loads that overlap a product
-
   template <typename F>
   __device__ __forceinline__ void each(F f) const {
     f(int(threadIdx.x % kWarp));
@@ -130,11 +127,6 @@ struct DeviceWarp {
           "r"(left.values[left_first + 3]), "r"(right.values[right_first]),
           "r"(right.values[right_first + 1]));
   }
-
-  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
-  __device__ __forceinline__ void product(Out& out, const Left& left, const Matrix& matrix) const {
-    product_by_fragments<kBack, kSteps, kTiles>(*this, out, left, matrix);
-  }
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -146,7 +138,7 @@ struct DeviceWarp {
 #if GENET_WGMMA
 // One lane of a Hopper group of four warps, whose rows one wgmma multiplies: 64 times 16 by 16 times 8
 // kTiles.
-struct DeviceGroupWarp : DeviceWarp {
+struct TensorWarp : DeviceWarp {
   static constexpr bool kRoomForLoads = true;
   static constexpr int kChunk = 64;
 
@@ -231,10 +223,17 @@ struct DeviceGroupWarp : DeviceWarp {
 #undef GENET_OUT16
   }
 };
-
-using TensorWarp = DeviceGroupWarp;
 #else
-using TensorWarp = DeviceWarp;
+// One lane of a warp that multiplies by itself.
+struct TensorWarp : DeviceWarp {
+  static constexpr bool kRoomForLoads = false;  // registers for loads that overlap a product
+  static constexpr int kChunk = 32;             // features at a time
+
+  template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>
+  __device__ __forceinline__ void product(Out& out, const Left& left, const Matrix& matrix) const {
+    product_by_fragments<kBack, kSteps, kTiles>(*this, out, left, matrix);
+  }
+};
 #endif
 
 // The workspace: this header, then the packed weights (full precision) or the image of the shared memory

@@ -56,7 +56,7 @@ struct EmulatedBlock {
 };
 
 struct EmulatedWarp {
-  static constexpr bool kRoomForLoads = true;
+  static constexpr bool kRoomForLoads = false;
   static constexpr int kChunk = 32;
 
   template <typename T, int kCount>
@@ -153,6 +153,7 @@ struct EmulatedWarp {
 
 // One warp of a group that multiplies by wgmma: its 16 of the 64 rows.
 struct EmulatedGroupWarp : EmulatedWarp {
+  static constexpr bool kRoomForLoads = true;
   static constexpr int kChunk = 64;
 
   template <bool kBack, int kSteps, int kTiles, typename Out, typename Left, typename Matrix>

@@ -25,7 +25,7 @@ from tests.ops.test_fit_mlp import (
 def emulate(
     case: dict[str, Any], precision: str, tile: int, blocks: int, warps: int, group: int = 1, **options: Any
 ) -> Tensor:
-    """As `search`, by the CUDA algorithm on the CPU."""
+    """As `search`, by the CUDA algorithm on the CPU; `group`: 4 for Hopper's wgmma, 1 for mma.sync."""
     loss = torch.empty_like(case["params"][:, 0])
     names = ("w1", "b1", "w2", "b2", "w3", "b3")
     tensors = {**case, **dict(zip(names, case["mlp"], strict=True)), "loss": loss}
@@ -34,15 +34,8 @@ def emulate(
     beta1, beta2 = wanted.pop("betas")
     wanted |= dict(beta1=beta1, beta2=beta2, kind=KINDS.index(wanted["kind"]))
     run = _C.fit_mlp_emulated_f32 if loss.dtype == torch.float32 else _C.fit_mlp_emulated_f64
-    run(
-        {name: tensor.numpy() for name, tensor in tensors.items()},
-        wanted,
-        precision,
-        tile,
-        blocks,
-        warps,
-        group,
-    )
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    run(arrays, wanted, precision, tile, blocks, warps, group)
     return loss
 
 
@@ -109,43 +102,44 @@ def test_tensor_kernel_follows_the_search(kind, sizes, group):
     torch.testing.assert_close(loss, expected, rtol=2e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("batch", "warps"), [(3, 1), (37, 1), (37, 2)])
-def test_tensor_faces_do_not_depend_on_each_other(batch, warps):
+@pytest.mark.parametrize(("batch", "warps", "group"), [(3, 1, 1), (37, 1, 1), (37, 2, 4)])
+def test_tensor_faces_do_not_depend_on_each_other(batch, warps, group):
     """Partial tiles, compaction: a face gets the bits it gets alone, wherever it lies and whoever leaves."""
     case = mixed(batch, (24, 40, 48, 40))
     together = faces(case, slice(None))
     options = dict(kind="huber", n_iter=9, tol=0.03)
-    loss = emulate(together, "tensor", 16, 1, warps, **options)
+    loss = emulate(together, "tensor", 16, 1, warps, group, **options)
     assert loss[2].isnan()
     assert not together["active"][2]
     for face in range(0, batch, 3):
         alone = faces(case, slice(face, face + 1))
-        alone_loss = emulate(alone, "tensor", 16, 1, 1, **options)
+        alone_loss = emulate(alone, "tensor", 16, 1, 1, group, **options)
         assert torch.equal(alone_loss, loss[face : face + 1])
         assert_same_bits(alone, faces(together, slice(face, face + 1)))
 
 
 @pytest.mark.parametrize("kind", ["squared", "huber", "cosine"])
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_tensor_scales_gradients(kind, scale):
+@pytest.mark.parametrize(("scale", "group"), [(1e-4, 4), (1.0, 1), (1e4, 4)])
+def test_tensor_scales_gradients(kind, scale, group):
     """Weights of the distance far from 1 lose nothing to float16's small range."""
     case = problem(5)
     for name in ("feature_weight", "prior_precision", "prior_rate"):
         case[name] *= scale
     truth = moved(case, torch.device("cpu"), torch.float64)
     reference.fit_mlp_(**truth, **OPTIONS, kind=kind, n_iter=1)
-    emulate(case, "tensor", 16, 1, 1, kind=kind, n_iter=1)
+    emulate(case, "tensor", 16, 1, 1, group, kind=kind, n_iter=1)
     error = (case["exp_avg"].double() - truth["exp_avg"]).norm(dim=1) / truth["exp_avg"].norm(dim=1)
     assert error.max() < 3e-3
 
 
-def test_tensor_accuracy_of_a_settled_search():
+@pytest.mark.parametrize("group", [1, 4])
+def test_tensor_accuracy_of_a_settled_search(group):
     """What float16 costs the result: far below what an Action Unit's intensity is known to."""
     case = problem(16)
     truth = moved(case, torch.device("cpu"), torch.float64)
     options = dict(n_iter=150, lr_decay=0.96)
     search(truth, **options)
-    emulate(case, "tensor", 16, 1, 1, **options)
+    emulate(case, "tensor", 16, 1, 1, group, **options)
     error = (case["params"].double() - truth["params"]).abs()
     assert error.max() < 2e-3, error.max()
 
