@@ -44,7 +44,7 @@ MAX_SCALE_CHANGE = 2.0
 PATCH_MARGIN = 2.2  # side of the patch cut from the photograph, in sides of the first, loose crop
 MIN_BOX = 8.0  # px, smaller boxes hold no expression
 DISPLAY_SIZE = 256  # px, side of the crop kept for plots
-SAMPLES = 2  # at most, each way per crop pixel
+PIXELS_PER_SAMPLE = 1.4  # image px that a crop pixel may stand for, each way; more alias
 
 
 # --- geometry -------------------------------------------------------------------------------------
@@ -115,9 +115,8 @@ def transform(similarity: FloatArray, points: npt.ArrayLike) -> FloatArray:
 def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UInt8Array:
     """The aligned crop of a face.
 
-    Bilinear, averaged over as many samples per crop pixel as it covers image pixels, so that large faces do
-    not alias; an image of far more pixels than the crop is first reduced by a whole number. Beyond the image
-    its border is repeated.
+    A large face is first reduced by a whole number, so that it does not alias, then sampled bilinearly, as
+    training does. Beyond the image its border is repeated.
 
     Args:
         image: uint8 [H, W, 3].
@@ -131,36 +130,31 @@ def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UI
     to_size = np.array([[zoom, 0, (zoom - 1) / 2], [0, zoom, (zoom - 1) / 2]])
     linear = to_size[:, :2] @ similarity[:, :2]
     inverse = invert(np.concatenate([linear, to_size[:, :2] @ similarity[:, 2:] + to_size[:, 2:]], axis=1))
-    shrink = max(1, int(np.ceil(scale_of(inverse) / SAMPLES - 1e-6)))
+    shrink = max(1, int(np.ceil(scale_of(inverse) / PIXELS_PER_SAMPLE - 1e-6)))
+    pixels = Image.fromarray(image)
     if shrink > 1:
-        image = np.asarray(Image.fromarray(image).reduce(shrink))
+        pixels = pixels.reduce(shrink)
         inverse = inverse / shrink - [0, 0, (shrink - 1) / (2 * shrink)]
-    samples = max(1, int(np.ceil(scale_of(inverse) - 1e-6)))
     corners = transform(inverse, np.array([[-1, -1], [size, -1], [-1, size], [size, size]]))
-    padded, origin = _pad_to_cover(image, corners)
+    pixels, origin = _pad_to_cover(pixels, corners)
     # Pillow gives the middle of output pixel u as u + 0.5 and takes the middle of input pixel i as i + 0.5.
-    a, b = inverse[:, 0] / samples, inverse[:, 1] / samples
-    c = inverse[:, 2] - (inverse[:, 0] + inverse[:, 1]) / 2 + 0.5 - origin
-    fine = Image.fromarray(padded).transform(
-        (size * samples, size * samples),
-        Image.Transform.AFFINE,
-        (a[0], b[0], c[0], a[1], b[1], c[1]),
-        Image.Resampling.BILINEAR,
-    )
-    return np.asarray(fine.reduce(samples) if samples > 1 else fine)
+    a, b = inverse[:, 0], inverse[:, 1]
+    c = inverse[:, 2] - (a + b) / 2 + 0.5 - origin
+    coefficients = (a[0], b[0], c[0], a[1], b[1], c[1])
+    affine, bilinear = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return np.asarray(pixels.transform((size, size), affine, coefficients, bilinear))
 
 
-def _pad_to_cover(image: UInt8Array, corners: FloatArray) -> tuple[UInt8Array, FloatArray]:
+def _pad_to_cover(image: Image.Image, corners: FloatArray) -> tuple[Image.Image, FloatArray]:
     """The image, its border repeated where the corners' rectangle leaves it, and the new origin (x, y)."""
-    height, width = image.shape[:2]
     low = np.floor(corners.min(0)).astype(int) - 1
     high = np.ceil(corners.max(0)).astype(int) + 2
     left, top = np.maximum(-low, 0)
-    right, bottom = np.maximum(high - (width, height), 0)
+    right, bottom = np.maximum(high - image.size, 0)
     if not (left or top or right or bottom):
         return image, np.zeros(2)
-    padded = np.pad(image, ((top, bottom), (left, right), (0, 0)), mode="edge")
-    return padded, np.array([-left, -top], np.float64)
+    padded = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="edge")
+    return Image.fromarray(padded), np.array([-left, -top], np.float64)
 
 
 # --- one face -------------------------------------------------------------------------------------
