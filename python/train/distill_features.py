@@ -25,7 +25,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
-from genet_ext.parameters import EXPRESSION, load_parameter_space
+from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import CONFIGS, Trainer, export
@@ -79,7 +79,11 @@ def main() -> None:
     with torch.no_grad():
         residual = features - net(theta)
         whitening = inverse_root(residual.T @ residual / len(residual))
-        error = regressed - theta
+        # The search centres the identity at the average face (objective.prior_mean), so that all of its spread
+        # is the prior's.
+        centre = regressed.clone()
+        centre[:, space.indices(IDENTITY)] = 0
+        error = centre - theta
         covariance = error.T @ error / len(error)
         mean = features.mean(0)
         explained = 1 - residual.square().sum() / (features - mean).square().sum()
