@@ -79,7 +79,7 @@ def main() -> None:
     with torch.no_grad():
         residual = features - net(theta)
         whitening = inverse_root(residual.T @ residual / len(residual))
-        # The search centres the identity at the average face (objective.prior_mean), so that all of its spread
+        # The search centres the identity at the average face (objective.prior_mean): all of its spread
         # is the prior's.
         centre = regressed.clone()
         centre[:, space.indices(IDENTITY)] = 0
