@@ -88,9 +88,9 @@ struct TensorMatrix {
   static constexpr int kAcross = kColumns / 8 * 64;  // and to the next of the same columns
   const uint16_t* blocks;
 
-  // The 8 elements of a block's row.
-  GENET_HD const uint16_t* row(int down, int across, int row) const {
-    return blocks + down * kAcross + across * kAlong + row * 8;
+  // The 8 elements of one line of a block.
+  GENET_HD const uint16_t* row(int down, int across, int line) const {
+    return blocks + down * kAcross + across * kAlong + line * 8;
   }
 };
 
