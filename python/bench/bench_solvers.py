@@ -1,7 +1,7 @@
 """Ways to the optimum, error against time: the fused search, Levenberg-Marquardt, and no search at all.
 
 python -m python.bench.bench_solvers --data data/test --out bench-results/solvers-cpu.json \\
-    --plot docs/solvers.png
+    --plot docs/solvers-cpu.png
 
 Methods, on held-out renders, extracted once by the path that genet_ext.fit takes, on one CPU thread:
   adam                 genet_ext.solver.search as shipped, up to so many iterations
