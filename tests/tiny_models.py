@@ -15,8 +15,8 @@ def tiny_models(seed: int) -> Models:
     models = random_models(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        extractor = Extractor(models.space.size, widths=(4, 8, 8, 8))
-        generator = ImageGenerator(models.space.size, APPEARANCE, widths=(8, 8, 8, 8))
+        extractor = Extractor(models.space.size, widths=(4, 8, 8, 8), blocks=(1, 1, 1))
+        generator = ImageGenerator(models.space.size, APPEARANCE, widths=(8, 8, 8, 8, 8))
     extractor.eval().requires_grad_(False)
     generator.eval().requires_grad_(False)
     return replace(models, extractor=extractor, image_generator=generator)

@@ -15,7 +15,8 @@ LANDMARKS = 68
 POINT_SCALE = 10.0  # px per unit of the landmark head: its outputs then have unit spread
 COLOUR_GRID = 4  # the crop's mean colours on a 4 x 4 grid tell skin and light, which the features forget
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
-WIDTHS = (16, 32, 64, 128)  # channels at strides 2, 4, 8, 16: 82 million multiply-adds per face
+WIDTHS = (16, 32, 72, 144)  # channels at strides 2, 4, 8, 16
+BLOCKS = (1, 2, 2)  # residual blocks at strides 4, 8, 16: 142 million multiply-adds per face in all
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
 
 
@@ -63,6 +64,7 @@ class Extractor(nn.Module):
         parameters: P, the number of regressed parameters.
         dense: extra 2-D points predicted in training only (denser supervision); 0 at run time.
         widths: channels of the four stages.
+        blocks: residual blocks of the last three.
         fused: build without batch norms, for weights saved by :meth:`fuse`.
     """
 
@@ -71,6 +73,7 @@ class Extractor(nn.Module):
         parameters: int,
         dense: int = 0,
         widths: tuple[int, int, int, int] = WIDTHS,
+        blocks: tuple[int, int, int] = BLOCKS,
         fused: bool = True,
     ) -> None:
         super().__init__()
@@ -80,7 +83,10 @@ class Extractor(nn.Module):
         self.down = nn.ModuleList(
             [_ConvNorm(i, o, stride=2, fused=fused) for i, o in ((a, b), (b, c), (c, d))]
         )
-        self.blocks = nn.ModuleList([_Residual(w, fused) for w in (b, c, d)])
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(_Residual(width, fused) for _ in range(count)))
+            for width, count in zip((b, c, d), blocks, strict=True)
+        )
         self.reduce = nn.Conv2d(d, FLATTEN_CHANNELS, 1)
         self.embed = nn.Linear(FLATTEN_CHANNELS * (CROP_SIZE // 16) ** 2, FEATURES)
         self.points = nn.Linear(FEATURES, 2 * LANDMARKS)

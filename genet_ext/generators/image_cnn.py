@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-WIDTHS = (160, 128, 96, 64)  # channels at 4, 8, 16 and 32 px
-SHUFFLE = 4  # the last layer makes 4 x 4 pixels at each place: convolutions at 128 px would cost most time
+WIDTHS = (160, 128, 96, 64, 32)  # channels at 4, 8, 16, 32 and 64 px
+SHUFFLE = 2  # the last layer makes 2 x 2 pixels at each place: convolutions at 128 px would cost most time
 
 
 class _UpBlock(nn.Module):
