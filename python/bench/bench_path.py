@@ -1,7 +1,8 @@
 """Where the time of `genet_ext.fit` goes, from files to AUs, and whether its memory stays flat.
 
 python -m python.bench.bench_path --data data/test --out bench-results/path-cpu.json --plot docs/path-cpu.png
-python -m python.bench.bench_path --data data/test --memory-faces 20000 --out bench-results/path-memory-cpu.json
+python -m python.bench.bench_path --data data/test --memory-faces 20000 \\
+    --out bench-results/path-memory-cpu.json
 
 --data is a folder of photographs or of renders (python/render), of which photographs of 1280 x 960 px are
 made.
