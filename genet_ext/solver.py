@@ -16,6 +16,7 @@ from genet_ext.reference import DISTANCE_KINDS, DistanceKind
 
 Objective = Literal["feature", "image"]
 Backend = Literal["native", "reference"]
+Precision = Literal["full", "tensor"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class SearchSettings:
         betas, eps: Adam's.
         kind, delta: the distance, see :func:`genet_ext.ops.feature_distance`.
         backend: ``"native"`` kernels, or the same maths in plain PyTorch (``"reference"``).
+        precision: ``"full"`` float32, the same bits on every device, or ``"tensor"``: float16 products on a
+            GPU's tensor cores, some ten times faster for many faces (feature objective, native backend).
     """
 
     objective: Objective = "feature"
@@ -43,11 +46,18 @@ class SearchSettings:
     kind: DistanceKind = "squared"
     delta: float = 1.0
     backend: Backend = "native"
+    precision: Precision = "full"
 
     def __post_init__(self) -> None:
         _check_choice("objective", self.objective, get_args(Objective))
         _check_choice("backend", self.backend, get_args(Backend))
         _check_choice("kind", self.kind, DISTANCE_KINDS)
+        _check_choice("precision", self.precision, get_args(Precision))
+        if self.precision == "tensor" and (self.objective, self.backend) != ("feature", "native"):
+            raise ValueError(
+                "precision: 'tensor' goes with objective='feature' and backend='native', "
+                f"got {self.objective!r} and {self.backend!r}"
+            )
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
             raise ValueError(f"iterations: expected an integer of at least 0, got {self.iterations!r}")
         for name, low, high in (("lr", 0, None), ("lr_decay", 0, 1), ("eps", 0, None), ("delta", 0, None)):
@@ -144,6 +154,9 @@ def _search_features(
 ) -> Tensor:
     """All iterations of all faces in one call of the fused operator."""
     prior = models.prior
+    if settings.precision == "tensor" and state.theta.device.type != "cuda":
+        raise ValueError(f"precision: 'tensor' needs device='cuda', got {state.theta.device.type!r}")
+    how = {"precision": "tensor"} if settings.precision == "tensor" else {}
     loss: Tensor = settings.ops.fit_mlp_(
         state.theta,
         state.exp_avg,
@@ -166,6 +179,7 @@ def _search_features(
         eps=settings.eps,
         tol=settings.tol,
         n_iter=settings.iterations,
+        **how,
     )
     return loss
 

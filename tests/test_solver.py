@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_models
 
 from genet_ext import reference
-from genet_ext.models import Prior, random_models
+from genet_ext.action_units import load_action_units
+from genet_ext.models import Prior, load_models, random_models
 from genet_ext.objective import Target, image_objective, prior_mean
 from genet_ext.reference import prior_energy
 from genet_ext.solver import SearchSettings, search
@@ -123,3 +125,30 @@ def test_gradient_of_the_image_objective():
     step = 1e-5
     rise = (objective(theta + step * direction)[0] - objective(theta - step * direction)[0]) / (2 * step)
     assert torch.allclose(rise, grad.norm(dim=1), rtol=1e-4)
+
+
+def test_tensor_precision_says_what_it_needs(problem):
+    models, target, _ = problem
+    with pytest.raises(ValueError, match="precision: 'tensor' needs device='cuda', got 'cpu'"):
+        search(models, target, target.regressed, SearchSettings(precision="tensor"))
+    with pytest.raises(ValueError, match="precision: 'tensor' goes with objective='feature'"):
+        SearchSettings(precision="tensor", objective="image")
+    with pytest.raises(ValueError, match="precision: expected one of 'full', 'tensor'"):
+        SearchSettings(precision="half")
+
+
+@pytest.mark.cuda
+def test_tensor_precision_changes_no_au_by_much():
+    models = load_models("cuda")
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(64, models.space.size, generator=generator) * models.space.upper.clamp(max=1)
+    features = models.feature_generator(truth.cuda())
+    start = (truth + 0.1 * torch.randn(truth.shape, generator=generator)).cuda()
+    target = target_of(models, features, start)
+    target = replace(target, appearance=target.appearance.cuda(), valid=target.valid.cuda())
+    full, tensor = (
+        search(models, target, start, SearchSettings(precision=precision)) for precision in ("full", "tensor")
+    )
+    table = load_action_units()
+    aus = [table.values(outcome.theta.double().cpu().numpy()) for outcome in (full, tensor)]
+    assert np.nanmax(np.abs(aus[0] - aus[1])) < 0.002
