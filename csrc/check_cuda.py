@@ -2,8 +2,10 @@
 
 python csrc/check_cuda.py --report build/cuda-report.txt
 
-Needs nvcc (CUDA_HOME, the PATH or /usr/local/cuda) and no GPU. Fails if a file does not compile, or a kernel
-spills registers. Architectures that this nvcc does not know are left out, and said so.
+Needs nvcc (CUDA_HOME, the PATH or /usr/local/cuda) and no GPU. Fails if a file does not compile, a kernel
+spills registers, or the tensor kernel's machine code has no tensor-core instruction. Architectures that this
+nvcc does not know are left out, and said so; so is the look at the machine code where there is no cuobjdump
+(it comes with the CUDA toolkit and with Triton, that is, with a CUDA build of torch).
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ FLAGS = (
     "-Xcompiler=-fPIC,-Wall,-Wextra,-Werror",
 )
 
+TENSOR_KERNEL = "search_tensor"
+TENSOR_INSTRUCTION = {"80": "HMMA", "90": "HMMA", "90a": "HGMMA", "100": "HMMA"}
+
 ENTRY = re.compile(r"Compiling entry function '(?P<symbol>\S+)' for 'sm_\S+'")
 STACK = re.compile(
     r"(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads"
@@ -49,6 +54,7 @@ class Kernel:
     shared_bytes: int = 0
     stack_bytes: int = 0
     spill_bytes: int = 0
+    tensor_instructions: int | None = None  # None: not looked for
 
 
 def find_nvcc() -> Path:
@@ -70,16 +76,51 @@ def supported(nvcc: Path, architecture: str) -> bool:
     return f"sm_{architecture.rstrip('af')}" in listed
 
 
-def compile_kernels(nvcc: Path, source: Path, architecture: str) -> tuple[str, list[Kernel]]:
+def find_cuobjdump(nvcc: Path) -> Path | None:
+    """The toolkit's, or the one in the Triton of make's virtual environment or of this Python."""
+    in_triton = "lib/python*/site-packages/triton/backends/nvidia/bin/cuobjdump"
+    places = [
+        nvcc.with_name("cuobjdump"),
+        *CSRC.parent.glob(f".venv/{in_triton}"),
+        *Path(sys.prefix).glob(in_triton),
+    ]
+    return next((place for place in places if place.exists()), None)
+
+
+def tensor_instructions(cuobjdump: Path, compiled: str, architecture: str) -> dict[str, int]:
+    """Tensor-core instructions in the machine code of each kernel, by symbol."""
+    dump = subprocess.run([cuobjdump, "-sass", compiled], capture_output=True, text=True, check=True).stdout
+    counts: dict[str, int] = {}
+    function = ""
+    wanted = re.compile(rf"\b{TENSOR_INSTRUCTION.get(architecture, 'HMMA')}\b")
+    for line in dump.splitlines():
+        if "Function :" in line:
+            function = line.split()[-1]
+            counts[function] = 0
+        elif function and wanted.search(line):
+            counts[function] += 1
+    return counts
+
+
+def compile_kernels(
+    nvcc: Path, source: Path, architecture: str, cuobjdump: Path | None = None
+) -> tuple[str, list[Kernel]]:
     """nvcc's complaint ("" if it compiled) and the kernels of one file."""
     with tempfile.TemporaryDirectory() as folder:
         target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
         command = [str(nvcc), *FLAGS, target, "-c", str(source), "-o", f"{folder}/object.o"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-    output = result.stdout + result.stderr
-    if result.returncode:
-        return f"{source.name} for sm_{architecture} does not compile:\n{output}", []
-    return "", parse(output, source.name, architecture)
+        output = result.stdout + result.stderr
+        if result.returncode:
+            return f"{source.name} for sm_{architecture} does not compile:\n{output}", []
+        kernels = parse(output, source.name, architecture)
+        if cuobjdump:
+            counts = tensor_instructions(cuobjdump, f"{folder}/object.o", architecture)
+            for symbol, count in counts.items():
+                for kernel in kernels:
+                    if kernel.name == demangle(symbol):
+                        kernel.tensor_instructions = count
+    return "", kernels
 
 
 def parse(output: str, source: str, architecture: str) -> list[Kernel]:
@@ -138,10 +179,13 @@ def main() -> int:
     jobs = [(source, architecture) for source in sorted(CSRC.glob("*.cu")) for architecture in wanted]
     if not jobs:
         sys.exit("check_cuda: nothing to compile")
+    cuobjdump = find_cuobjdump(nvcc)
+    if not cuobjdump:
+        print("check_cuda: no cuobjdump here; the machine code is not looked at")
     with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
-        outcomes = list(pool.map(lambda job: compile_kernels(nvcc, *job), jobs))
+        outcomes = list(pool.map(lambda job: compile_kernels(nvcc, *job, cuobjdump), jobs))
 
-    lines = [f"{'arch':<5} {'registers':>9} {'shared':>7} {'stack':>6} {'spill':>6}  kernel"]
+    lines = [f"{'arch':<5} {'registers':>9} {'shared':>7} {'stack':>6} {'spill':>6} {'tensor':>6}  kernel"]
     failures = [complaint for complaint, _ in outcomes if complaint]
     for complaint, kernels in outcomes:
         if not complaint and not kernels:
@@ -149,8 +193,12 @@ def main() -> int:
         for kernel in kernels:
             lines.append(
                 f"{kernel.architecture:<5} {kernel.registers:>9} {kernel.shared_bytes:>7} "
-                f"{kernel.stack_bytes:>6} {kernel.spill_bytes:>6}  {kernel.source}: {kernel.name}"
+                f"{kernel.stack_bytes:>6} {kernel.spill_bytes:>6} "
+                f"{'-' if kernel.tensor_instructions is None else kernel.tensor_instructions:>6}  "
+                f"{kernel.source}: {kernel.name}"
             )
+            if kernel.tensor_instructions == 0 and kernel.name.startswith(TENSOR_KERNEL):
+                failures.append(f"{kernel.name} has no tensor-core instruction on sm_{kernel.architecture}")
             if kernel.spill_bytes:
                 failures.append(
                     f"{kernel.name} spills {kernel.spill_bytes} bytes on sm_{kernel.architecture}"

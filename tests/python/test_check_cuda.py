@@ -57,3 +57,33 @@ def test_fails_where_a_file_does_not_compile(check_cuda, monkeypatch, tmp_path, 
     monkeypatch.setattr("sys.argv", ["check_cuda", "--report", str(tmp_path / "r.txt"), "--arch", "90"])
     assert check_cuda.main() == 1
     assert "error: no" in capsys.readouterr().err
+
+
+SASS = """
+\t\tFunction : _ZN5genet13search_tensorEv
+        /*0100*/  {instruction}.16816.F32 R4, R8, R12, R4 ;
+        /*0110*/  {instruction}.16816.F32 R4, R8, R12, R4 ;
+\t\tFunction : _ZN5genet5otherEv
+        /*0100*/  FADD R4, R8, R12 ;
+"""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "instruction", "count"), [("80", "HMMA", 2), ("90a", "HGMMA", 2), ("90a", "HMMA", 0)]
+)
+def test_counts_the_tensor_instructions(check_cuda, tmp_path, architecture, instruction, count):
+    dump = tmp_path / "cuobjdump"
+    dump.write_text(f"#!/bin/sh\ncat <<'E'\n{SASS.format(instruction=instruction)}E\n")
+    dump.chmod(0o755)
+    counts = check_cuda.tensor_instructions(dump, "object.o", architecture)
+    assert counts == {"_ZN5genet13search_tensorEv": count, "_ZN5genet5otherEv": 0}
+
+
+def test_fails_where_the_tensor_kernel_has_no_tensor_instruction(check_cuda, monkeypatch, tmp_path, capsys):
+    kernel = check_cuda.Kernel("90a", "fit_mlp_cuda.cu", "search_tensor", tensor_instructions=0)
+    monkeypatch.setattr(check_cuda, "find_nvcc", lambda: Path("nvcc"))
+    monkeypatch.setattr(check_cuda, "supported", lambda *_: True)
+    monkeypatch.setattr(check_cuda, "compile_kernels", lambda *_: ("", [kernel]))
+    monkeypatch.setattr("sys.argv", ["check_cuda", "--report", str(tmp_path / "report.txt")])
+    assert check_cuda.main() == 1
+    assert "search_tensor has no tensor-core instruction on sm_90a" in capsys.readouterr().err
