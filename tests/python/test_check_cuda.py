@@ -42,7 +42,7 @@ def test_fails_on_spills(check_cuda, monkeypatch, tmp_path, capsys, stores, code
     kernels = check_cuda.parse(PTXAS.format(stores=stores, loads=0), "kernel.cu", "90")
     monkeypatch.setattr(check_cuda, "find_nvcc", lambda: Path("nvcc"))
     monkeypatch.setattr(check_cuda, "supported", lambda nvcc, architecture: True)
-    monkeypatch.setattr(check_cuda, "compile_kernels", lambda nvcc, source, architecture: ("", kernels))
+    monkeypatch.setattr(check_cuda, "compile_kernels", lambda *_: ("", kernels))
     report = tmp_path / "build" / "report.txt"
     monkeypatch.setattr("sys.argv", ["check_cuda", "--report", str(report), "--arch", "90"])
     assert check_cuda.main() == code
@@ -53,7 +53,7 @@ def test_fails_on_spills(check_cuda, monkeypatch, tmp_path, capsys, stores, code
 def test_fails_where_a_file_does_not_compile(check_cuda, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(check_cuda, "find_nvcc", lambda: Path("nvcc"))
     monkeypatch.setattr(check_cuda, "supported", lambda nvcc, architecture: True)
-    monkeypatch.setattr(check_cuda, "compile_kernels", lambda nvcc, source, architecture: ("error: no", []))
+    monkeypatch.setattr(check_cuda, "compile_kernels", lambda *_: ("error: no", []))
     monkeypatch.setattr("sys.argv", ["check_cuda", "--report", str(tmp_path / "r.txt"), "--arch", "90"])
     assert check_cuda.main() == 1
     assert "error: no" in capsys.readouterr().err
