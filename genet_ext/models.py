@@ -72,8 +72,16 @@ def weights_folder() -> Path:
     return Path(str(resources.files("genet_ext").joinpath("weights")))
 
 
-def load_models(device: torch.device | str = "cpu", folder: Path | None = None) -> Models:
+def load_models(
+    device: torch.device | str = "cpu", folder: Path | None = None, compile: bool = False
+) -> Models:
     """The shipped models (or those of another ``folder``) on ``device``.
+
+    Args:
+        device: where to put them.
+        folder: other weights.
+        compile: hand the extractor to ``torch.compile``. For many thousand faces in one process: on a CPU it
+            saves 8 % of the extractor's time and takes half a minute to begin with.
 
     Raises FileNotFoundError naming the missing file.
     """
@@ -90,7 +98,10 @@ def load_models(device: torch.device | str = "cpu", folder: Path | None = None) 
     extractor.load_state_dict(tensors["extractor"])
     image_generator.load_state_dict(tensors["image_generator"])
     feature_generator.load_state_dict(tensors["feature_generator"])
-    return _freeze(extractor, image_generator, feature_generator, Prior(**tensors["prior"]), space, device)
+    models = _freeze(extractor, image_generator, feature_generator, Prior(**tensors["prior"]), space, device)
+    if compile:
+        models.extractor.compile()
+    return models
 
 
 def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from genet_ext.extractors import Extractor
 from genet_ext.models import load_models, random_models
 from genet_ext.parameters import load_parameter_space, read_table
 
@@ -51,7 +52,6 @@ def test_random_models_depend_on_the_seed_alone():
 
 
 def test_fused_extractor_computes_the_same():
-    from genet_ext.extractors import Extractor
 
     torch.manual_seed(0)
     net = Extractor(96, fused=False)
@@ -69,3 +69,12 @@ def test_fused_extractor_computes_the_same():
 def test_missing_weights_name_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"extractor\.safetensors"):
         load_models(folder=tmp_path)
+
+
+def test_the_extractor_is_compiled_on_demand_only(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module)))
+    load_models()
+    assert not compiled
+    load_models(compile=True)
+    assert compiled == [Extractor]
