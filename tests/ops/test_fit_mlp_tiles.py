@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from genet_ext import _C, reference
+from genet_ext import _C, ops, reference
+from genet_ext.action_units import load_action_units
+from genet_ext.models import load_models
+from genet_ext.objective import prior_mean
+from genet_ext.solver import SearchSettings
 from tests.ops.test_fit_mlp import (
     KINDS,
     OPTIONS,
@@ -217,3 +222,37 @@ def test_plan_refuses_what_has_no_kernel():
         _C.fit_mlp_plan(1, precision="tensor", capability=75)
     with pytest.raises(ValueError, match="precision: tensor needs more shared memory"):
         _C.fit_mlp_plan(1, precision="tensor", **CONSUMER)
+
+
+@pytest.mark.parametrize("kind", ["squared", "huber", "cosine"])
+def test_tensor_precision_moves_no_au_of_the_shipped_search(kind):
+    """The search as shipped, from 32 regressed starts, float16 products against float64 throughout."""
+    models, settings, table = load_models(), SearchSettings(), load_action_units()
+    random = torch.Generator().manual_seed(0)
+    truth = torch.rand(32, models.space.size, generator=random) * models.space.upper.clamp(max=0.6)
+    start = truth + 0.1 * torch.randn(truth.shape, generator=random)
+    start = start.clamp(models.space.lower, models.space.upper)
+    features = models.feature_generator(truth)
+    prior = models.prior
+    case = dict(
+        params=start,
+        exp_avg=torch.zeros_like(start),
+        exp_avg_sq=torch.zeros_like(start),
+        step=torch.zeros(len(start), dtype=torch.int32),
+        active=torch.ones(len(start), dtype=torch.bool),
+        target=features + 0.5 * torch.randn(features.shape, generator=random),
+        mlp=models.feature_generator.mlp_weights(),
+        feature_weight=prior.feature_weight,
+        prior_mean=prior_mean(models, start),
+        prior_precision=prior.precision,
+        prior_rate=prior.rate,
+        lower=models.space.lower,
+        upper=models.space.upper,
+    )
+    options = dict(kind=kind, delta=settings.delta, lr=settings.lr, lr_decay=settings.lr_decay)
+    options |= dict(betas=settings.betas, eps=settings.eps, tol=settings.tol, n_iter=settings.iterations)
+    exact, tensor = (moved(case, torch.device("cpu"), dtype) for dtype in (torch.float64, torch.float32))
+    ops.fit_mlp_(**exact, **options)
+    emulate(tensor, "tensor", 16, 1, 8, group=4, **options)
+    aus = [table.values(found["params"].double().numpy()) for found in (exact, tensor)]
+    assert 0 < np.nanmax(np.abs(aus[0] - aus[1])) < 0.002
