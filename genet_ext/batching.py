@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# On the CPU small chunks cost little (4 faces: 5.2 ms each; 16: 4.6 ms) and keep a single photograph quick.
+# On the CPU small chunks cost little (16 at a time are 10 % faster) and keep a single photograph quick.
 CHUNK_SIZE = {"cpu": 4, "cuda": 64}
 
 
