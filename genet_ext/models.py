@@ -91,8 +91,7 @@ def load_models(
         path = folder / f"{name}.safetensors"
         if not path.is_file():
             raise FileNotFoundError(f"weights of the {name.replace('_', ' ')} not found: expected {path}")
-        # Stored in half precision to keep the package small; every computation is in float32.
-        tensors[name] = {key: value.float() for key, value in load_file(path).items()}
+        tensors[name] = read_weights(path)
     space = load_parameter_space()
     extractor, image_generator, feature_generator = _networks(space)
     extractor.load_state_dict(tensors["extractor"])
@@ -102,6 +101,11 @@ def load_models(
     if compile:
         models.extractor.compile()
     return models
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which are stored in half precision, in float32 to compute with."""
+    return {key: value.float() for key, value in load_file(path).items()}
 
 
 def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:

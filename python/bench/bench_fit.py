@@ -19,7 +19,6 @@ search from the same start; the preparation of its state is not timed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -31,7 +30,7 @@ import torch
 from torch import Tensor
 
 from genet_ext import ops, reference
-from python.bench.common import machine, matmul_flops, measure, pin_threads
+from python.bench.common import machine, matmul_flops, measure, pin_threads, write_result
 
 SCHEMA = 1
 
@@ -370,9 +369,7 @@ def main(argv: list[str] | None = None) -> int:
         result["results"] += rows
         for row in rows:
             print(table_line(row, rows), flush=True)
-        if options.out:  # after every batch size: an interrupted run keeps what it has
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(options.out, result)  # after every batch size: an interrupted run keeps what it has
     return 1 if any("error" in row for row in result["results"]) else 0
 
 

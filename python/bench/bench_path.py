@@ -17,7 +17,6 @@ The run for memory streams pictures of 192 px with given boxes, a few hundred ov
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -35,7 +34,7 @@ from genet_ext import face_finder, faces, fitting
 from genet_ext.face_finder import find_faces
 from genet_ext.faces import BOX_CENTRE, BOX_SIDE, FloatArray
 from genet_ext.images import Source
-from python.bench.common import machine, pin_threads
+from python.bench.common import machine, pin_threads, write_result
 from python.bench.photographs import photographs, pictures
 from python.bench.stage_clock import Hook, StageClock
 from python.render.geometry import MARGIN
@@ -281,9 +280,7 @@ def main(argv: list[str] | None = None) -> int:
             result |= dict(photographs=len(files), runs=options.runs, results=rows)
         if options.plot:
             plot(result["results"], options.plot)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, result)
     return 0
 
 

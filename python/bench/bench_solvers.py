@@ -16,7 +16,6 @@ every batch size; this is checked.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.models import Models, load_models
 from genet_ext.objective import Target
 from genet_ext.solver import SearchSettings, search
-from python.bench.common import machine, measure, pin_threads
+from python.bench.common import machine, measure, pin_threads, write_result
 from python.bench.newton import levenberg_marquardt
 from python.evaluate.methods import extract_all
 from python.evaluate.metrics import Array
@@ -192,9 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if options.plot:
         plot(result["results"], options.plot)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, result)
     return 0
 
 

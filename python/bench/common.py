@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -74,6 +76,13 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, size: int) -> float:
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     result = measure(lambda: None, lambda _: left @ right, device, seconds=0.5)
     return 2 * size**3 / result["median"]
+
+
+def write_result(path: Path | None, result: dict[str, Any]) -> None:
+    """Write a benchmark's JSON file, its folder too; nothing where no path was given."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def machine() -> dict[str, Any]:

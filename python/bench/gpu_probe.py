@@ -10,7 +10,6 @@ matrix product timed in the same run.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from genet_ext import ops, reference
-from python.bench.common import machine
+from python.bench.common import machine, write_result
 
 WIDTH, HIDDEN, FEATURES = 96, 128, 256
 STEPS = 100
@@ -192,9 +191,7 @@ def main() -> None:
             if tile and (batch < tile or batch > 2048 * tile):
                 continue
             result["speed"].append(speed(name, batch, peak))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_result(options.out, result)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
+from genet_ext.models import read_weights
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
@@ -57,8 +57,8 @@ def main() -> None:
     device = arguments.device
 
     extractor = Extractor(space.size)
-    weights = load_file(arguments.extractor / "extractor.safetensors")
-    weights = {key: value.float() for key, value in weights.items() if "appearance_head" not in key}
+    weights = read_weights(arguments.extractor / "extractor.safetensors")
+    weights = {key: value for key, value in weights.items() if "appearance_head" not in key}
     extractor.load_state_dict(weights, strict=False)
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 

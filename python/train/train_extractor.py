@@ -13,11 +13,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import POINT_SCALE
+from genet_ext.models import read_weights
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
@@ -62,8 +62,7 @@ def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None
     net = Extractor(space.size, dense=renders.dense.shape[1], fused=start_from is not None)
     assert net.dense is not None
     if start_from:
-        weights = {key: value.float() for key, value in load_file(start_from).items()}
-        net.load_state_dict(weights, strict=False)  # the dense head was left out of them
+        net.load_state_dict(read_weights(start_from), strict=False)  # the dense head was left out of them
         nn.init.zeros_(net.dense.weight)  # until it has learnt, it must not disturb the features
     with torch.no_grad():
         if not start_from:

@@ -6,12 +6,12 @@ python -m python.train.train_image_generator --data renders/train --out runs/fir
 from __future__ import annotations
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from genet_ext.extractors.face_cnn import APPEARANCE
 from genet_ext.generators import ImageGenerator
+from genet_ext.models import read_weights
 from genet_ext.parameters import load_parameter_space
 from python.train.common import Trainer, describe, export, parse_arguments
 from python.train.crops import Example, Photographer, load_renders
@@ -24,7 +24,7 @@ def main() -> None:
     renders = load_renders(arguments.data)
     net = ImageGenerator(load_parameter_space().size, APPEARANCE)
     if arguments.start_from:
-        net.load_state_dict({key: value.float() for key, value in load_file(arguments.start_from).items()})
+        net.load_state_dict(read_weights(arguments.start_from))
     net = net.to(arguments.device, memory_format=torch.channels_last)
     trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
     describe(renders, trainer, config)
