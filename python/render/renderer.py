@@ -37,6 +37,8 @@ APPEARANCE = (
 _PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
 # How far the eyes turn at weight 1 of an eyeLook shape, rad.
 _GAZE = {"Out": 0.55, "In": 0.55, "Up": 0.42, "Down": 0.5}
+# Jaw, lids that close, gaze: the same movement on every face.
+_RIGID = ("AU27", "AU29", "AU30", "AU43", "AU61", "AU62", "AU63", "AU64")
 _SHADOW_SIZE = 96
 _SHADOW_CM = 26.0
 
@@ -66,7 +68,11 @@ class Renderer:
         self.hair: HairModel = build_hair_model(self.face)
         self._curve = shading.srgb_curve()
         self._shape_matrix = self._expression_shapes()
+        self._soft = np.array([not n.startswith(_RIGID) for n in self.table.expression], np.float32)
         self._eyeballs = [np.flatnonzero(self.face.eyeball_part == side) for side in (0, 1)]
+        self._bent_at = self.face.neutral.copy()
+        for ball, centre in zip(self._eyeballs, self.face.eye_centres, strict=True):
+            self._bent_at[ball] = centre  # a field shifts an eyeball as a whole
         # How far each shape opens the lips in the middle, in int16 steps.
         deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
         upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
@@ -162,7 +168,9 @@ class Renderer:
     def _place_vertices(self, sample: Sample, expression: F32) -> None:
         """Head-frame positions of all vertices."""
         face = self.face
-        shapes = expression @ self._shape_matrix
+        # What muscles do to skin may differ from person to person; what bone and lids do may not.
+        varies = self._soft if sample.strangeness else np.zeros_like(self._soft)
+        shapes = (expression * (1 - varies)) @ self._shape_matrix
         for name, weight in sample.hidden_shapes.items():
             shapes[face.shapes.index(name)] += weight
         weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes]).astype(np.float32)
@@ -172,8 +180,17 @@ class Renderer:
         weights[close] -= sample.lips_sealed * gap / self._lip_gap[close]
         v = len(face.neutral)
         flat, neutral = self._points[:v].reshape(-1), face.neutral.reshape(-1)
-        geometry.blend(flat, neutral, face.deltas, weights, face.active, np.float32(face.step), BLOCK)
-        self._turn_eyeballs(weights)
+        step = np.float32(face.step)
+        geometry.blend(flat, neutral, face.deltas, weights, face.active, step, BLOCK)
+        if sample.strangeness:
+            movement = np.zeros_like(face.neutral)
+            weights = np.concatenate([np.zeros(N_IDENTITY), (expression * varies) @ self._shape_matrix])
+            geometry.blend(
+                movement.reshape(-1), movement.reshape(-1), face.deltas, weights.astype(np.float32),
+                face.active, step, BLOCK,
+            )  # fmt: skip
+            sample.strangeness.bend(self._bent_at, self._points[:v], movement)
+        self._turn_eyeballs(shapes)
         landmarks = self._points[face.landmarks]
         positions, density = place_hair(self.hair, sample.hair, self._points[:v], face.neutral)
         self._points[self._hair_at : self._glasses_at] = positions
@@ -185,12 +202,10 @@ class Renderer:
         body_to_head = geometry.rotation(pitch, yaw, 0.0).T @ body
         self._points[self._clothes_at :] = place_clothes(sample.clothes, landmarks[8], body_to_head)
 
-    def _turn_eyeballs(self, weights: F32) -> None:
+    def _turn_eyeballs(self, shapes: F32) -> None:
         """The model's eyeLook shapes move the lids only: turn the eyeballs in their sockets to match."""
         for side, letter, out in ((0, "L", 1.0), (1, "R", -1.0)):
-            look = {
-                d: float(weights[N_IDENTITY + self.face.shapes.index(f"eyeLook{d}_{letter}")]) for d in _GAZE
-            }
+            look = {d: float(shapes[self.face.shapes.index(f"eyeLook{d}_{letter}")]) for d in _GAZE}
             # Positive azimuth looks to the subject's left, positive elevation up.
             azimuth = out * (look["Out"] * _GAZE["Out"] - look["In"] * _GAZE["In"])
             elevation = look["Up"] * _GAZE["Up"] - look["Down"] * _GAZE["Down"]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .assets import LOCAL_SHAPES, N_IDENTITY, ParameterTable
 from .geometry import F32
+from .strange import Strangeness, sample_strangeness
 
 SPLITS = ("train", "validation", "test")  # choices are made on validation, figures reported on test
 HELD_OUT_SKINS = 6  # people in each of the last two
@@ -40,6 +41,10 @@ class SamplingConfig:
     bald_share: float = 0.06
     beard_share: float = 0.22
     images_per_identity: int = 1
+    # Strongest bending of a head (cm), and of how it moves (share, rad): see python.render.strange.
+    strange_shift: float = 0.0
+    strange_gain: float = 0.0
+    strange_turn: float = 0.0
 
 
 @dataclass
@@ -56,6 +61,7 @@ class Sample:
     clothes: ClothesChoice
     glasses: GlassesChoice | None
     light: LightChoice
+    strangeness: Strangeness | None
     identity_index: int
     seed: int
 
@@ -550,10 +556,11 @@ def sample_one(
     theta[0], theta[1] = sample_pose(what, config)
     distance = float(np.exp(what.uniform(*np.log(config.distance))))
     light = sample_light(what, skin.darkness)
+    lips_sealed = 1.0 if who.random() < 0.85 else float(who.random())
     return Sample(
         theta=theta,
         hidden_shapes=hidden,
-        lips_sealed=1.0 if who.random() < 0.85 else float(who.random()),
+        lips_sealed=lips_sealed,
         distance=distance,
         skin=skin,
         eyes=eyes,
@@ -561,6 +568,7 @@ def sample_one(
         clothes=sample_clothes(what),
         glasses=glasses,
         light=light,
+        strangeness=sample_strangeness(who, config.strange_shift, config.strange_gain, config.strange_turn),
         identity_index=identity_index,
         seed=int(np.random.SeedSequence([seed, stream, 1, index]).generate_state(1)[0]),
     )

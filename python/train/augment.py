@@ -147,7 +147,7 @@ def _backgrounds(size: int, others: Tensor, draw: Draw) -> Tensor:
     base = draw.uniform(0, 1, 3, 1, 1)
     contrast = 200 / 255 * draw.uniform() * draw.happens(0.7)
     choice = (draw.uniform() * len(BACKGROUND_CELLS)).long()
-    out = functional.interpolate(others[:, :3].flip(2, 3), (size, size), mode="area")
+    out = functional.interpolate(others[:, :3].flip(2, 3), (size, size), mode="bilinear")
     field = torch.zeros_like(out)
     for number, cells in enumerate(BACKGROUND_CELLS):
         coarse = base + contrast * draw.uniform(-0.5, 0.5, 3, cells, cells)
@@ -210,7 +210,10 @@ def _blur(images: Tensor, draw: Draw) -> Tensor:
     small = (draw.uniform(0, 1, 1) * (most - least)).long()[:, 0]
     small = torch.where(draw.uniform(0, 1, 1)[:, 0] < 0.25, small, len(table) - 1)
     rows, columns = table[small] @ along, table[small] @ across
-    return rows[:, None] @ images @ columns.mT[:, None]
+    # One product per example and axis: far faster on a CPU than one per channel.
+    packed = images.transpose(1, 2).reshape(-1, size, 3 * size)
+    packed = (rows @ packed).reshape(-1, 3 * size, size) @ columns.mT
+    return packed.reshape(-1, size, 3, size).transpose(1, 2)
 
 
 def _gaussians(sigma: Tensor, size: int) -> Tensor:
@@ -218,6 +221,8 @@ def _gaussians(sigma: Tensor, size: int) -> Tensor:
     axis = torch.arange(size, dtype=torch.float32, device=sigma.device)
     squared = (axis[:, None] - axis[None, :]).square()
     kernels = (-0.5 * squared / sigma.clamp(min=0.05).square()).exp()
+    # Nothing of a tail is seen, and on a CPU its denormal numbers would cost most of the augmentation.
+    kernels = torch.where(kernels < 1e-6, 0.0, kernels)
     return kernels / kernels.sum(2, keepdim=True)
 
 

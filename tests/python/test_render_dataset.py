@@ -17,7 +17,7 @@ from python.render.dataset import FIELDS, DatasetSpec, prepare, render_dataset
 from python.render.geometry import CANVAS, MARGIN, TEMPLATE, alignment_points, similarity
 from python.render.reader import load_dataset
 from python.render.renderer import APPEARANCE, Renderer
-from python.render.sampling import Sample
+from python.render.sampling import Sample, SamplingConfig
 
 ASSETS = Path(os.environ.get("GENET_ASSETS", ""))
 pytestmark = pytest.mark.skipif(
@@ -226,6 +226,16 @@ def test_a_render_does_not_depend_on_what_was_drawn_before(renderer: Renderer) -
     again = renderer.render(renderer.sample(21, 3))
     for name in ("image", "theta", "landmarks", "dense", "dense_visible", "appearance"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
+def test_a_strange_person_has_the_same_labels_on_another_head(renderer: Renderer) -> None:
+    config = SamplingConfig(strange_shift=0.3, strange_gain=0.4, strange_turn=0.35)
+    strange = Renderer(ASSETS, config=config)
+    one, other = (r.render(r.sample(11, 3)) for r in (renderer, strange))
+    roll = renderer.table.index("roll")
+    assert np.array_equal(np.delete(one.theta, roll), np.delete(other.theta, roll))
+    assert 0.3 < abs(one.landmarks - other.landmarks).mean() < 4  # px
+    assert abs(other.landmarks[36:48].mean(0) - one.landmarks[36:48].mean(0)).max() < 1  # still aligned
 
 
 def test_test_split_uses_other_skins(renderer: Renderer) -> None:
