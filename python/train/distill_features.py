@@ -24,6 +24,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
+from genet_ext.generators.feature_mlp import HIDDEN
 from genet_ext.models import read_weights
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
@@ -138,12 +139,14 @@ def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int)
     return Observed(*(torch.cat(column) for column in zip(*out, strict=True)))
 
 
-def train(theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, seed: int) -> FeatureGenerator:
+def train(
+    theta: Tensor, features: Tensor, config: dict[str, Any], out: Path, seed: int, hidden: int = HIDDEN
+) -> FeatureGenerator:
     """Least squares on (theta, features), each scaled by its spread, which is folded into the weights."""
     device = theta.device
     mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
     centre, scale = features.mean(0), features.std(0).clamp(min=1e-6)
-    net = FeatureGenerator(theta.shape[1], FEATURES).to(device)
+    net = FeatureGenerator(theta.shape[1], features.shape[1], hidden).to(device)
     trainer = Trainer(net, out, "feature_generator", config, seed)
     while trainer.step < trainer.steps:
         rng = torch.Generator(device).manual_seed(seed * 1_000_003 + trainer.step)

@@ -19,7 +19,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.models import random_models
 from genet_ext.parameters import load_parameter_space
 from genet_ext.solver import SearchSettings
-from python.evaluate import eval_disfa, eval_photos, eval_recovery, second_model
+from python.evaluate import eval_disfa, eval_photos, eval_recovery, eval_variants, second_model
 from python.evaluate.pictures import load_test_set
 from python.render.dataset import FORMAT
 
@@ -43,6 +43,7 @@ def write_renders(folder: Path) -> Path:
     theta = np.zeros((COUNT, space.size), np.float32)
     theta[:, :3] = rng.normal(0, 0.3, (COUNT, 3))
     theta[2:, space.indices("expression")] = rng.random((COUNT - 2, 46)) ** 2
+    theta[:, space.indices("identity")] = rng.normal(0, 1, (COUNT, 47))
     blotches = rng.integers(0, 255, (COUNT, 24, 24, 4), np.uint8)
     arrays = {
         "images": np.repeat(np.repeat(blotches, 8, 1), 8, 2),
@@ -122,6 +123,17 @@ def test_recovery_runs_and_repeats_itself(renders, models, tmp_path):
     assert "| Bayesian |" in (tmp_path / "recovery.md").read_text()
     for name in ("cross_talk.png", "convergence.png"):
         assert Image.open(tmp_path / name).size[0] > 500
+
+
+def test_variants_each_change_the_result(renders, models, tmp_path):
+    report = eval_variants.compare(models, renders, renders, [renders], tmp_path, steps=5, limit=None, seed=0)
+    found = report["variants"]
+    assert list(found) == ["regressor", *(variant.name for variant in eval_variants.VARIANTS)]
+    errors = [row[renders.name]["mae"] for row in found.values()]
+    assert np.isfinite(errors).all()
+    assert len(set(errors)) == len(errors)  # no variant is another one under a new name
+    report["provenance"] = {"commit": "-", "machine": "-", "device": "-", "seed": 0}
+    assert eval_variants.tables(report).count("| H 256 wide |") == 1
 
 
 def test_truth_csv_is_the_truth_where_there_is_one(tmp_path):
