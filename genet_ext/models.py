@@ -16,6 +16,7 @@ from genet_ext.extractors.face_cnn import APPEARANCE, FEATURES
 from genet_ext.generators import FeatureGenerator, ImageGenerator
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 
+SD_LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)  # estimates at which an AU's deviation is calibrated; linear between
 WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior")
 
 
@@ -31,6 +32,7 @@ class Prior:
         precision: [P, P], inverse covariance of the regressor's held-out error.
         rate: [P], exponential (sparsity) rate per parameter.
         sd_scale: [A], held-out errors of each AU over those that the Laplace approximation expects.
+        sd_by_level: [L], the same factor at the estimates ``SD_LEVELS``, on top of it.
         misfit_limit: [], the misfit that 1 in 100 held-out renders exceeds.
     """
 
@@ -40,6 +42,7 @@ class Prior:
     precision: Tensor
     rate: Tensor
     sd_scale: Tensor
+    sd_by_level: Tensor
     misfit_limit: Tensor
 
     def whiten(self, features: Tensor) -> Tensor:
@@ -121,6 +124,7 @@ def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:
             precision=torch.eye(space.size),
             rate=torch.zeros(space.size),
             sd_scale=torch.ones(len(load_action_units().names)),
+            sd_by_level=torch.ones(len(SD_LEVELS)),
             misfit_limit=torch.tensor(2.5),
         )
     return _freeze(*networks, prior, space, device)

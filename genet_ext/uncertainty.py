@@ -11,7 +11,7 @@ from torch import Tensor
 from genet_ext.action_units import ActionUnitTable
 from genet_ext.batching import in_chunks
 from genet_ext.generators import FeatureGenerator, algebraic_silu
-from genet_ext.models import Models
+from genet_ext.models import SD_LEVELS, Models
 from genet_ext.reference import DistanceKind, add_prior_gradient, feature_distance
 
 SMALLEST = 1e-6  # keeps the curvature of l1 and cosine finite at a perfect match
@@ -32,10 +32,11 @@ def au_posterior(
 
     The objective is the negative logarithm of a posterior density. Around the optimum it is taken as a
     parabola, its curvature ``J^T W J + Lambda`` from the Jacobian J of the feature generator H (of H also
-    where the search went through G and F), its deviations stretched by what held-out renders showed
-    (``prior.sd_scale``). What lies beyond 0 and 1 counts at 0 and 1: unlike a density on the interval, this
-    can say that an AU is absent. An AU pressed against 0 by a steep slope is sure to be, one that only just
-    ends there is not.
+    where the search went through G and F), its deviations stretched by what held-out renders showed: by AU
+    (``prior.sd_scale``) and by how strong the AU seems (``prior.sd_by_level``), for what moves in a face can
+    be misread in more ways than a face at rest. What lies beyond 0 and 1 counts at 0 and 1: unlike a density
+    on the interval, this can say that an AU is absent. An AU pressed against 0 by a steep slope is sure to
+    be, one that only just ends there is not.
 
     Args:
         models: the frozen networks and the prior.
@@ -65,8 +66,10 @@ def au_posterior(
         centre, variance = in_chunks(
             run, *(torch.where(finite[:, None], x, torch.zeros_like(x)) for x in (theta, features, mean))
         )
-    sigma = variance.sqrt() * models.prior.sd_scale.double()
-    posterior = torch.stack([centre, sigma], 2).cpu().numpy()
+    sigma = (variance.sqrt() * models.prior.sd_scale.double()).cpu().numpy()
+    centre = centre.cpu().numpy()
+    sigma *= np.interp(centre, SD_LEVELS, models.prior.sd_by_level.double().cpu().numpy())
+    posterior = np.stack([centre, sigma], 2)
     posterior[~finite.cpu().numpy()] = np.nan
     posterior[:, ~table.expressible] = np.nan
     return posterior

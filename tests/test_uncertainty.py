@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genet_ext.action_units import build_action_units, load_action_units
-from genet_ext.models import random_models
+from genet_ext.models import SD_LEVELS, random_models
 from genet_ext.reference import feature_distance, prior_energy
 from genet_ext.uncertainty import au_posterior, deviation, feature_jacobian, interval
 
@@ -64,6 +64,23 @@ def test_without_features_the_posterior_is_the_prior(models):
     found = au_posterior(models, table, mean.clamp(0, 1), torch.zeros(1, 256), mean)[0]
     assert np.allclose(found[0], [-0.4, 0.3], atol=1e-6)
     assert np.isnan(found[1]).all()
+
+
+def test_deviations_are_stretched_by_the_level_of_the_estimate(models):
+    by_level = torch.linspace(1, 3, len(SD_LEVELS))
+    prior = replace(
+        models.prior,
+        feature_weight=torch.zeros(256),
+        precision=torch.eye(models.space.size) * 25.0,  # sd 0.2
+        sd_by_level=by_level,
+    )
+    mean = torch.tensor([-0.4, 0.0, SD_LEVELS[2], 0.5 * (SD_LEVELS[2] + SD_LEVELS[3]), 1.0])
+    theta = mean[:, None].expand(-1, models.space.size).contiguous()
+    models = replace(models, prior=prior)
+    found = au_posterior(models, load_action_units(), theta, torch.zeros(5, 256), theta)
+    au17 = found[:, load_action_units().names.index("AU17")]
+    expected = [by_level[0], by_level[0], by_level[2], (by_level[2] + by_level[3]) / 2, by_level[-1]]
+    assert np.allclose(au17[:, 1], 0.2 * np.array(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("mean", [-0.4, 0.0, 0.1, 0.5, 1.2])

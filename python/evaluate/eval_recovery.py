@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ SWEEP = (0, 5, 10, 20, 30, 50, 80, 120, 200, 300)
 AT_112 = 112 / 128  # landmark errors are given in px of a face crop of 112 px
 RESAMPLES = 200
 LEVELS = (0.5, 0.8, 0.95)  # of the intervals whose coverage is counted
+ESTIMATES = (0, 0.05, 0.15, 0.3, 0.6, 1)  # between these it is counted by estimate: what a reader sees
 
 
 def methods(
@@ -134,9 +136,11 @@ def r_interval(aus: Array, predicted: Array, person: Array) -> tuple[float, floa
 
 
 def covered(aus: Array, posterior: Array) -> dict[str, dict[str, float]]:
-    """Share of the truths in the intervals of each level: all AUs, those present, those absent."""
-    reach = metrics.reach(aus, posterior)
+    """Share of the truths in the intervals of each level: of all AUs, by truth, and by estimate."""
+    reach, estimate = metrics.reach(aus, posterior), posterior[..., 0].clip(0, 1)
     kinds = {"all": aus >= 0, "present": aus > 0, "absent": aus == 0}
+    for low, high in pairwise(ESTIMATES):
+        kinds[f"estimate {low:g}-{high:g}"] = (estimate >= low) & ((estimate < high) | (high == 1))
     return {
         f"{level:.0%}": {
             kind: metrics.coverage(np.where(mask, reach, np.nan), level) for kind, mask in kinds.items()
@@ -204,7 +208,7 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
         ),
         "Coverage of the intervals of the Bayesian search:",
         markdown_table(
-            ["interval", "all AUs", "present (above 0)", "absent"],
+            ["interval", *next(iter(report["coverage"].values()))],
             [[level, *shares.values()] for level, shares in report["coverage"].items()],
         ),
         "## By AU",

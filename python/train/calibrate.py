@@ -3,21 +3,24 @@ r"""Calibrate the uncertainty and the quality flag on held-out renders, and writ
     python -m python.train.calibrate --weights runs/h --held-out renders/validation
 
 The renders go the whole way that genet_ext.fit goes, from photograph-like pictures and loose boxes. The
-standard deviation of each AU is stretched until 95 % of the renders lie in its 95 % interval; the limit of
-the quality flag is the misfit that 1 in 100 exceeds.
+standard deviation of an AU is stretched until 95 % of the truths lie in its 95 % interval, whatever the
+estimate: by a factor for how strong the AU seems, and one for which AU it is. The limit of the quality flag
+is the misfit that 1 in 100 exceeds.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
 from genet_ext.action_units import load_action_units
-from genet_ext.models import load_models
+from genet_ext.models import SD_LEVELS, load_models
 from genet_ext.objective import misfit_of
 from genet_ext.solver import SearchSettings
 from python.evaluate import metrics
@@ -26,6 +29,10 @@ from python.evaluate.pictures import load_test_set
 
 LEVEL = 0.95
 DOUBTFUL_SHARE = 0.01
+LEAST = 0.3  # no deviation shrinks further: a factor of 0 would promise the impossible
+FEW = 50
+ROUNDS = 5
+_BORDERS = tuple((low + high) / 2 for low, high in pairwise(SD_LEVELS))
 
 
 def main() -> None:
@@ -40,6 +47,7 @@ def main() -> None:
     path = arguments.weights / "prior.safetensors"
     tensors = load_file(path)
     tensors["sd_scale"] = torch.ones(len(load_action_units().names))
+    tensors["sd_by_level"] = torch.ones(len(SD_LEVELS))
     save_file(tensors, path)
 
     models = load_models(arguments.device, arguments.weights)
@@ -49,29 +57,56 @@ def main() -> None:
     fitted = run(models, extracted.target, method)
     posterior = posterior_of(models, extracted.target, fitted, method)
     reach = metrics.reach(test.aus, posterior)
-    stretch = sd_scale(reach)
+    by_level, by_au = stretches(reach, posterior[..., 0])
     theta = torch.from_numpy(fitted.theta).to(extracted.target.features)
     misfit = misfit_of(models, theta, extracted.target.features, method.settings.ops)
 
-    tensors["sd_scale"] = torch.from_numpy(stretch).float()
+    tensors["sd_scale"] = torch.from_numpy(by_au).float()
+    tensors["sd_by_level"] = torch.from_numpy(by_level).float()
     tensors["misfit_limit"] = misfit[misfit.isfinite()].quantile(1 - DOUBTFUL_SHARE).cpu()
     save_file(tensors, path)
-    before, after = metrics.coverage(reach, LEVEL), metrics.coverage(reach / stretch, LEVEL)
-    print(f"coverage of the {LEVEL:.0%} intervals: {before:.3f} before, {after:.3f} after")
-    print(f"stretch of the standard deviations: {np.array2string(stretch, precision=2)}")
+    after = reach / (by_au * np.interp(posterior[..., 0], SD_LEVELS, by_level))
+    for name, values in (("before", reach), ("after", after)):
+        share = [metrics.coverage(values[rows], LEVEL) for rows in level_rows(posterior[..., 0])]
+        print(f"coverage of the {LEVEL:.0%} intervals by estimate, {name}: {np.round(share, 3)}")
+    print(f"stretch of the standard deviations by estimate: {np.round(by_level, 2)}")
+    print(f"and by AU: {np.round(by_au, 2)}")
     print(f"misfit limit: {tensors['misfit_limit']:.2f}, median misfit {misfit.nanmedian():.2f}")
 
 
-def sd_scale(reach: metrics.Array) -> metrics.Array:
-    """By how much each AU's deviations must grow so that LEVEL of the truths are covered: [A].
+def stretches(reach: metrics.Array, estimate: metrics.Array) -> tuple[metrics.Array, metrics.Array]:
+    """By how much deviations must grow so that LEVEL of the truths are covered: by estimate [L], by AU [A].
 
     Args:
         reach: [N, A] standard deviations between estimates and truths, see :func:`metrics.reach`.
+        estimate: [N, A] the estimates, not clipped.
     """
-    known = np.isfinite(reach).any(0)
-    scale = np.ones(reach.shape[1])
-    scale[known] = np.nanquantile(reach[:, known], LEVEL, axis=0) / metrics.normal_reach(LEVEL)
-    return scale
+    by_level, by_au = np.ones(len(SD_LEVELS)), np.ones(reach.shape[1])
+    shown = np.isfinite(reach) & (estimate >= _BORDERS[0])  # of an AU that seems absent any factor would do
+    for _ in range(ROUNDS):
+        left = reach / (by_au * np.interp(estimate, SD_LEVELS, by_level))
+        for k, rows in enumerate(level_rows(estimate)):
+            # At rest an interval is cut off at 0, and only its upper end can miss.
+            level = LEVEL if k else (1 + LEVEL) / 2
+            by_level[k] = max(by_level[k] * _factor(left[rows], level), LEAST)
+        left = reach / np.interp(estimate, SD_LEVELS, by_level)
+        for au in range(reach.shape[1]):
+            values = left[shown[:, au], au]
+            # A factor from few faces is as much chance as fact.
+            by_au[au] = max(_factor(values, LEVEL), LEAST) ** (len(values) / (len(values) + FEW))
+    return by_level, by_au
+
+
+def level_rows(estimate: metrics.Array) -> list[npt.NDArray[np.bool_]]:
+    """Which estimates [N, A] are nearest to each of SD_LEVELS."""
+    nearest = np.digitize(estimate, _BORDERS)
+    return [(nearest == k) & np.isfinite(estimate) for k in range(len(SD_LEVELS))]
+
+
+def _factor(reach: metrics.Array, level: float) -> float:
+    """By how much the deviations behind `reach` must grow so that a share of `level` is covered."""
+    reach = reach[np.isfinite(reach)]
+    return float(np.quantile(reach, level) / metrics.normal_reach(LEVEL)) if len(reach) else 1.0
 
 
 if __name__ == "__main__":

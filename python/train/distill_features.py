@@ -25,7 +25,7 @@ from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
 from genet_ext.generators.feature_mlp import HIDDEN
-from genet_ext.models import read_weights
+from genet_ext.models import SD_LEVELS, read_weights
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
@@ -105,8 +105,9 @@ def main() -> None:
             "feature_weight": torch.full((FEATURES,), 1 / config["temper"], device=device),
             "precision": (precision + precision.T) / 2,
             "rate": torch.zeros(space.size),
-            # Not yet known: python.train.calibrate measures both.
+            # Not yet known: python.train.calibrate measures these.
             "sd_scale": torch.ones(len(load_action_units().names)),
+            "sd_by_level": torch.ones(len(SD_LEVELS)),
             "misfit_limit": torch.tensor(torch.inf),
         },
         arguments.out / "prior.safetensors",

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from genet_ext.models import load_models
+from genet_ext.models import SD_LEVELS, load_models
 from genet_ext.parameters import load_parameter_space
+from python.evaluate.metrics import normal_reach
 from python.render.dataset import FORMAT
 from python.render.renderer import APPEARANCE
 from python.train import augment
 from python.train.augment import Draw
+from python.train.calibrate import level_rows, stretches
 from python.train.common import CONFIGS, Trainer, one_cycle
 from python.train.crops import Photographer, load_renders
 
@@ -196,3 +198,23 @@ def test_every_render_is_shown_in_order(renders):
     theta = torch.cat([batch["theta"] for batch in batches])
     truth = torch.from_numpy(photographer.renders.theta)
     assert torch.equal(theta, torch.cat([truth, truth]))
+
+
+def test_stretches_cover_the_truths_whatever_the_estimate():
+    rng = np.random.default_rng(0)
+    estimate = rng.uniform(-0.3, 1.1, (20_000, 3))
+    # Deviations that are right at rest, three times too small for strong AUs, and half as large for one AU.
+    too_small = np.where(estimate < 0.15, 1.0, 3.0) * [1.0, 1.0, 0.5]
+    reach = abs(rng.normal(0, 1, estimate.shape)) * too_small
+    by_level, by_au = stretches(reach, estimate)
+    after = reach / (by_au * np.interp(estimate, SD_LEVELS, by_level))
+    for rows in level_rows(estimate)[1:]:
+        assert 0.94 < (after[rows] <= normal_reach(0.95)).mean() < 0.96
+    assert by_level[-1] > 2 * by_level[0]
+    assert by_au[2] < 0.6 * by_au[0]
+
+
+def test_stretches_of_few_faces_stay_near_one():
+    estimate = np.full((3, 1), 0.5)
+    _, by_au = stretches(np.full((3, 1), 30.0), estimate)
+    assert 0.7 < by_au[0] < 1.5
