@@ -66,10 +66,10 @@ def au_posterior(
         centre, variance = in_chunks(
             run, *(torch.where(finite[:, None], x, torch.zeros_like(x)) for x in (theta, features, mean))
         )
+    estimate = centre.cpu().numpy()
     sigma = (variance.sqrt() * models.prior.sd_scale.double()).cpu().numpy()
-    centre = centre.cpu().numpy()
-    sigma *= np.interp(centre, SD_LEVELS, models.prior.sd_by_level.double().cpu().numpy())
-    posterior = np.stack([centre, sigma], 2)
+    sigma *= np.interp(estimate, SD_LEVELS, models.prior.sd_by_level.double().cpu().numpy())
+    posterior: Array = np.stack([estimate, sigma], 2)
     posterior[~finite.cpu().numpy()] = np.nan
     posterior[:, ~table.expressible] = np.nan
     return posterior
