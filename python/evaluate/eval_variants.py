@@ -29,7 +29,7 @@ from genet_ext.fitting import resolve_device
 from genet_ext.generators import FeatureGenerator
 from genet_ext.models import Models, Prior, load_models
 from genet_ext.objective import Target
-from genet_ext.parameters import IDENTITY
+from genet_ext.parameters import EXPRESSION, IDENTITY
 from genet_ext.reference import DistanceKind
 from genet_ext.solver import SearchSettings, search
 from python.evaluate import metrics
@@ -57,6 +57,8 @@ class Variant:
     diagonal: bool = False
     temper: float = 8.0
     kind: DistanceKind = "squared"
+    sparsity: float = 0.0
+    from_mean: bool = False
 
 
 SHIPPED = "as shipped"
@@ -72,6 +74,9 @@ VARIANTS = (
     Variant("prior x 1/4", precision=0.25),
     Variant("prior x 4", precision=4.0),
     Variant("prior without correlations", diagonal=True),
+    Variant("sparsity 1 on every expression", sparsity=1.0),
+    Variant("sparsity 4 on every expression", sparsity=4.0),
+    Variant("started at the average face", from_mean=True),
     Variant("distance / 2", temper=2.0),
     Variant("distance / 32", temper=32.0),
     Variant("Huber distance", kind="huber"),
@@ -192,6 +197,13 @@ def error_precision(models: Models, seen: Seen, variant: Variant) -> Tensor:
     return variant.precision * torch.linalg.inv(covariance)
 
 
+def sparsity_rate(models: Models, strength: float) -> Tensor:
+    """[P]: an exponential prior on the expressions alone, which draws them to rest."""
+    rate = torch.zeros(models.space.size, device=models.device)
+    rate[models.space.indices(EXPRESSION)] = strength
+    return rate
+
+
 def searched(
     models: Models, generator: FeatureGenerator, prior: Prior, features: Tensor, seen: Seen, variant: Variant
 ) -> Tensor:
@@ -204,8 +216,9 @@ def searched(
         landmarks=nothing,
         valid=torch.ones(len(features), dtype=torch.bool, device=features.device),
     )
+    start = torch.zeros_like(seen.regressed) if variant.from_mean else seen.regressed
     models = replace(models, feature_generator=generator, prior=prior)
-    return search(models, target, seen.regressed, SearchSettings(kind=variant.kind)).theta
+    return search(models, target, start, SearchSettings(kind=variant.kind)).theta
 
 
 def main() -> None:
@@ -277,6 +290,7 @@ def compare(
             whitening=whitening,
             feature_weight=torch.full_like(mean, 1 / variant.temper),
             precision=(precision + precision.T) / 2,
+            rate=sparsity_rate(models, variant.sparsity),
         )
         rows[variant.name] = figures(
             {
