@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from genet_ext.models import SD_LEVELS, load_models
+from genet_ext.models import SD_LEVELS, load_models, read_weights
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
 from python.render.dataset import FORMAT
@@ -218,3 +219,25 @@ def test_stretches_of_few_faces_stay_near_one():
     estimate = np.full((3, 1), 0.5)
     _, by_au = stretches(np.full((3, 1), 30.0), estimate)
     assert 0.7 < by_au[0] < 1.5
+
+
+def test_averaged_weights_lie_between_the_two(tmp_path):
+    for name, value in (("first", 1.0), ("second", 3.0)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.full((2, 2), value)}, tmp_path / name / "extractor.safetensors")
+    folders = ["--first", tmp_path / "first", "--second", tmp_path / "second", "--out", tmp_path / "out"]
+    run("average_weights", *folders, "--share", "0.75")
+    assert read_weights(tmp_path / "out" / "extractor.safetensors")["w"].eq(2.5).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "shape", "said"),
+    [("1.5", (2, 2), "expected a number from 0 to 1"), ("0.5", (3, 2), "got others: w")],
+)
+def test_averaging_refuses_what_does_not_fit(tmp_path, share, shape, said):
+    for name, size in (("first", (2, 2)), ("second", shape)):
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.zeros(size)}, tmp_path / name / "extractor.safetensors")
+    folders = ["--first", tmp_path / "first", "--second", tmp_path / "second", "--out", tmp_path / "out"]
+    with pytest.raises(AssertionError, match=said):
+        run("average_weights", *folders, "--share", share)
