@@ -7,7 +7,7 @@ import glob
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,12 @@ examples:
   genet-ext fit photo.jpg --plot fit.png            and a picture: photograph | rendering | AUs
   genet-ext fit holiday/ 'more/*.png' -o aus.csv    a folder and a pattern, into a table
   genet-ext fit photo.jpg --objective image         search through the rendering, as published (slow)
+  genet-ext fit film/ --identity shared --smoothing 0.5 -o aus.csv     one person's frames
+  genet-ext fit anna/ ben/ --identity shared --subject folder          photographs of two people
 
 The table has a row per face: image, box, 20 AU intensities in [0, 1] with their standard deviations, head
 pose in degrees, the loss, all parameters and 68 landmarks. It is written as the fit goes: what is there when
-you interrupt it stays.
+you interrupt it stays. (With --identity shared, --smoothing or --neutral it is written at the end.)
 
 exit codes: 0 every image was fitted, 1 some were not (they are listed), 2 wrong usage"""
 
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("-o", "--output", type=Path, metavar="FILE.csv", help="write the full table here")
     fit.add_argument("--plot", type=Path, metavar="FILE.png", help="draw photograph, rendering and AUs here")
+    _add_film_options(fit)
     _add_search_options(fit)
     fit.set_defaults(run=_fit)
 
@@ -113,6 +116,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_film_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several photographs of one person",
+        "Without these a face's numbers depend on its photograph alone. What they bring: docs/films.md.",
+    )
+    group.add_argument(
+        "--identity",
+        choices=("free", "shared"),
+        default="free",
+        help="shared: what all photographs of a person share is who it is: the head keeps its shape, and "
+        "what reads as an AU on the face at rest is taken off",
+    )
+    group.add_argument(
+        "--smoothing",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="the photographs are the frames of a film, a folder's in the order of their names (0001, 0002, "
+        "...): over how many frames to both sides neighbours count. 0.5 takes jitter away and leaves blinks",
+    )
+    group.add_argument(
+        "--neutral",
+        metavar="PICTURE",
+        help="the person at rest, whose AUs are taken off; with --subject folder, the name that such a "
+        "picture has in every folder",
+    )
+    group.add_argument(
+        "--subject",
+        choices=("one", "folder"),
+        default="one",
+        help="who is who: all photographs are of one person (%(default)s), or those of each folder",
+    )
+
+
 def _add_search_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", help="auto (CUDA where there is any), cpu, cuda, cuda:1, ..."
@@ -134,7 +171,30 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
 
 def _fit(options: argparse.Namespace) -> int:
     photos = _expand(options.photos)
-    return _fit_and_report(photos, photos, options, options.output, options.plot)
+    return _fit_and_report(photos, photos, options, options.output, options.plot, _ties(options, photos))
+
+
+def _ties(options: argparse.Namespace, photos: Sequence[str]) -> dict[str, Any]:
+    """The arguments of `genet_ext.fit` that tie photographs of a person together; empty for none."""
+    from genet_ext.sequences import check_smoothing
+
+    check_smoothing(options.smoothing)
+    if options.identity == "free" and not options.smoothing and options.neutral is None:
+        if options.subject != "one":
+            raise ValueError("--subject: expected together with --identity shared, --smoothing or --neutral")
+        return {}
+    folders = [str(Path(photo).parent) for photo in photos]
+    ties: dict[str, Any] = {"identity": options.identity, "smoothing": options.smoothing}
+    if options.subject == "folder":
+        ties["subject"] = folders
+    if options.neutral is not None:
+        here = dict.fromkeys(folders) if options.subject == "folder" else ["."]
+        resting = {folder: str(Path(folder, options.neutral)) for folder in here}
+        for path in resting.values():
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"--neutral: no such file: {path}")
+        ties["neutral"] = resting if options.subject == "folder" else resting["."]
+    return ties
 
 
 def _expand(arguments: Sequence[str]) -> list[str]:
@@ -164,11 +224,12 @@ def _fit_and_report(
     options: argparse.Namespace,
     table: Path | None,
     picture: Path | None,
+    ties: dict[str, Any] | None = None,
 ) -> int:
     """Fit, write the table as it grows, draw the picture, and list what failed."""
     from dataclasses import replace
 
-    from genet_ext.fitting import fit_stream
+    from genet_ext.fitting import fit, fit_stream
     from genet_ext.result import concatenate
 
     for path in (table, picture):
@@ -177,7 +238,14 @@ def _fit_and_report(
     search: dict[str, Any] = {"objective": options.objective, "backend": options.backend}
     if options.iterations is not None:
         search["iterations"] = options.iterations
-    stream = fit_stream(list(images), device=options.device, progress=not options.quiet, **search)
+    search |= {"device": options.device, "progress": not options.quiet}
+    stream: Iterable[FitResult]
+    if ties:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the failures that are listed below
+            stream = [fit(list(images), **search, **ties)]
+    else:
+        stream = fit_stream(list(images), **search)
     failures: list[str] = []
     leading: list[FitResult] = []
     fitted = written = doubtful = 0

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -37,8 +38,17 @@ from genet_ext.images import Source, UInt8Array, iter_sources
 from genet_ext.models import Models, load_models
 from genet_ext.objective import Target, feature_distance_of, misfit_of, prior_mean, target_of
 from genet_ext.parameters import IDENTITY
+from genet_ext.resting import resting_aus
 from genet_ext.result import FitResult, concatenate
-from genet_ext.sequences import check_smoothing, common_identity, groups, smooth_parameters, tell_apart
+from genet_ext.sequences import (
+    check_smoothing,
+    common_identity,
+    doubt,
+    groups,
+    smooth_parameters,
+    spread_evenly,
+    tell_apart,
+)
 from genet_ext.solver import SETTING_NAMES, Objective, SearchOutcome, SearchSettings, search
 from genet_ext.status import Status
 from genet_ext.uncertainty import au_posterior
@@ -97,7 +107,9 @@ def fit(
         lr: Adam's learning rate.
         init: where the search starts: the regressor's estimate, or the average face (``"mean"``).
         device: ``"auto"`` (CUDA where there is any), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
-        identity: ``"shared"`` holds the shape of the head fixed over all photographs of a subject.
+        identity: ``"shared"`` takes what all photographs of a subject share for who it is: the shape of the
+            head is held fixed, and what is read as an AU on the face at rest is subtracted, as the
+            photographs themselves tell it (see :mod:`genet_ext.resting`), or ``neutral``.
         subject: who is in each image, one label per image; for ``identity="shared"``, ``smoothing`` and
             ``neutral``. Without it all are of one person; where an image has several faces, the first two
             follow each of them by its box.
@@ -424,7 +436,10 @@ def _labels(result: FitResult, subject: Sequence[Any] | None) -> list[Any]:
 
 
 def share_identity(result: FitResult, labels: Sequence[Any], uncertainty: bool = True) -> FitResult:
-    """Fit again with the identity held at what each subject's faces together say of it.
+    """Take what each subject's faces share for who it is.
+
+    They are fitted again with the identity held at what they together say of it; then the AUs of the face at
+    rest, as all of them show it, become their ``baseline``.
 
     Args:
         result: faces fitted with a free identity.
@@ -436,10 +451,19 @@ def share_identity(result: FitResult, labels: Sequence[Any], uncertainty: bool =
     for rows in of_each:
         faces = result[rows]
         if faces.fitted.any():
-            faces = _with_identity(faces, common_identity(faces[faces.fitted]), uncertainty)
+            identity = common_identity(spread_evenly(faces[faces.fitted]))
+            faces = _with_identity(faces, identity, uncertainty)
+            faces = replace(faces, baseline=np.tile(_resting_face(faces), (len(faces), 1)))
         parts.append(faces)
     order = np.argsort(np.concatenate(of_each), kind="stable")
     return concatenate(parts)[order]
+
+
+def _resting_face(result: FitResult) -> npt.NDArray[np.float64]:
+    """AUs [A] that are read on the resting face of the one person that all faces are of."""
+    some = spread_evenly(result[result.fitted])
+    spread = result.models.prior.rest_spread.double().cpu().numpy()
+    return resting_aus(load_action_units().values(some.theta), doubt(some.misfit), spread)
 
 
 def _with_identity(result: FitResult, identity: Tensor, uncertainty: bool) -> FitResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -19,6 +19,12 @@ from genet_ext.parameters import ParameterSpace, load_parameter_space
 SD_LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)  # estimates at which an AU's deviation is calibrated; linear between
 WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior")
 
+REST_SPREAD = 0.12  # where held-out renders do not tell
+
+
+def _usual_spread() -> Tensor:
+    return torch.full((len(load_action_units().names),), REST_SPREAD)
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -34,6 +40,7 @@ class Prior:
         sd_scale: [A], held-out errors of each AU over those that the Laplace approximation expects.
         sd_by_level: [L], the same factor at the estimates ``SD_LEVELS``, on top of it.
         misfit_limit: [], the misfit that 1 in 100 held-out renders exceeds.
+        rest_spread: [A], standard deviation over people of what each AU reads on the face at rest.
     """
 
     feature_mean: Tensor
@@ -44,6 +51,7 @@ class Prior:
     sd_scale: Tensor
     sd_by_level: Tensor
     misfit_limit: Tensor
+    rest_spread: Tensor = field(default_factory=_usual_spread)  # weights of before it was calibrated
 
     def whiten(self, features: Tensor) -> Tensor:
         """F's features [B, D] -> whitened features [B, D], comparable with H's output."""

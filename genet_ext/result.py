@@ -68,8 +68,8 @@ class FitResult:
         posterior: float64 [N, 20, 2], what is believed of each AU: mean and standard deviation of a normal
             variable that is clipped to 0 and 1 (Laplace approximation, calibrated on held-out renders); NaN
             if not asked for. See :attr:`aus_sd` and :meth:`interval`.
-        baseline: float64 [N, 20], AUs of the subject's neutral photograph, already subtracted in ``aus``;
-            zero without one.
+        baseline: float64 [N, 20], AUs of the subject's face at rest, already subtracted in ``aus``: those of
+            its neutral photograph, or with ``identity="shared"`` what its photographs tell of it; else zero.
         crops: uint8 [256, 256, 3] per face, the aligned photograph for plots; None where it was not kept.
         models, settings: what the fit was made with.
     """
@@ -112,16 +112,16 @@ class FitResult:
     @property
     def aus_sd(self) -> pd.DataFrame:
         """Standard deviation of :attr:`aus`, same columns and scale."""
-        return self._au_frame(deviation(self.posterior))
+        return self._au_frame(deviation(self._posterior_above_rest(), 1 - self.baseline))
 
     def interval(self, level: float = 0.95) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Lower and upper ends between which the AUs are believed to lie, same columns and scale as ``aus``.
 
-        The AUs of the neutral photograph, if one was given, are taken off as if they were exact.
+        The AUs of the face at rest (``baseline``) are taken off as if they were exact.
 
         Raises ValueError if ``level`` is not between 0 and 1.
         """
-        low, high = (np.clip(end - self.baseline, 0, 1) for end in interval(self.posterior, level))
+        low, high = interval(self._posterior_above_rest(), level, 1 - self.baseline)
         return self._au_frame(low), self._au_frame(high)
 
     @property
@@ -319,6 +319,11 @@ class FitResult:
             load_action_units().values(self.theta) - self.baseline, 0, 1
         )
         return values
+
+    def _posterior_above_rest(self) -> npt.NDArray[np.float64]:
+        posterior: npt.NDArray[np.float64] = self.posterior.copy()
+        posterior[..., 0] -= self.baseline
+        return posterior
 
     def _au_frame(self, values: Array) -> pd.DataFrame:
         return pd.DataFrame(values, columns=list(load_action_units().names))

@@ -11,7 +11,7 @@ Together they say, the prior being counted once,
 
 The pictures also share skin, glasses and often light, and with them part of their error: T of them count as
 n. v_t is 1 for a usual picture, more for one that the face model explains worse than most of the person's
-(a hand in front of the face, a blurred frame).
+(a hand in front of the face, a blurred frame). What they share beyond the identity is in `resting.py`.
 
 **Smooth movement.** A person's parameters are a random walk seen through the fits: for frames t and t + g
 
@@ -45,7 +45,7 @@ from genet_ext.result import FitResult
 from genet_ext.uncertainty import expand_objective
 
 CORRELATION = 0.1  # between what two pictures of a person say of the identity; chosen on validation renders
-MOST_PICTURES = 128  # of a person, spread evenly: by their correlation more would add next to nothing
+MOST_PICTURES = 128  # of a person
 SAME_FACE_IOU = 0.3  # boxes of successive frames that overlap less are not of one face
 LOST_AFTER = 10  # a face that was not seen in so many frames is a new one when it comes back
 
@@ -63,8 +63,6 @@ def check_smoothing(smoothing: float) -> None:
 
 def common_identity(faces: FitResult) -> Tensor:
     """The identity [K] that all `faces`, fitted ones of one person, agree on; float64."""
-    spread = np.linspace(0, len(faces) - 1, min(len(faces), MOST_PICTURES)).round().astype(int)
-    faces = faces[spread]
     models = faces.models
     tensors = [torch.from_numpy(x).to(models.device) for x in (faces.theta, faces.features, faces.regressed)]
     theta, features, regressed = tensors
@@ -78,12 +76,17 @@ def common_identity(faces: FitResult) -> Tensor:
     with torch.no_grad():
         (precision,) = in_chunks(run, theta, features, prior_mean(models, regressed))  # [T, K, K]
         prior = _marginal(models.prior.precision.double(), identity)
-        weight = 1 / torch.from_numpy(_doubt(faces.misfit)).to(prior)[:, None, None]
+        weight = 1 / torch.from_numpy(doubt(faces.misfit)).to(prior)[:, None, None]
         count = len(faces) / (1 + (len(faces) - 1) * CORRELATION)
         said = precision @ theta.double()[:, identity, None]
         total = prior + count * (weight * (precision - prior)).mean(0)
         identity_of_all: Tensor = torch.linalg.solve(total, count * (weight * said).mean(0))[:, 0]
     return identity_of_all
+
+
+def spread_evenly(faces: FitResult, most: int = MOST_PICTURES) -> FitResult:
+    """Some of a person's faces, if there are more than `most`: by their correlation more would add little."""
+    return faces[np.linspace(0, len(faces) - 1, min(len(faces), most)).round().astype(int)]
 
 
 def _marginal(precision: Tensor, kept: slice) -> Tensor:
@@ -96,11 +99,11 @@ def _marginal(precision: Tensor, kept: slice) -> Tensor:
     return left
 
 
-def _doubt(misfit: Floats) -> Floats:
+def doubt(misfit: Floats) -> Floats:
     """How many times the usual variance each fit of a person has: 1, or more if it is worse than usual."""
     usual = np.median(misfit)
-    doubt: Floats = np.maximum(1.0, misfit / usual) if usual > 0 else np.ones(len(misfit))
-    return doubt
+    times: Floats = np.maximum(1.0, misfit / usual) if usual > 0 else np.ones(len(misfit))
+    return times
 
 
 # --- smooth movement ------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def smooth_parameters(
         rows = rows[result.fitted[rows]]
         rows = rows[np.argsort(time[rows], kind="stable")]
         if len(rows):
-            theta[rows] = most_probable_walk(theta[rows], _doubt(result.misfit[rows]), time[rows], smoothing)
+            theta[rows] = most_probable_walk(theta[rows], doubt(result.misfit[rows]), time[rows], smoothing)
     theta[:, roll] -= turned
     return np.clip(theta, space.lower.numpy(), space.upper.numpy()).astype(np.float32)
 

@@ -75,27 +75,32 @@ def au_posterior(
     return posterior
 
 
-def deviation(posterior: Array) -> Array:
-    """Standard deviation [..., A] of AUs in [0, 1] from their posterior [..., A, 2]."""
+def deviation(posterior: Array, most: Array | float = 1.0) -> Array:
+    """Standard deviation [..., A] of AUs in [0, most] from their posterior [..., A, 2]."""
     mean, sd = posterior[..., 0], posterior[..., 1]
-    low, high = -mean / sd, (1 - mean) / sd
+    low, high = -mean / sd, (most - mean) / sd
     at_low, at_high = (np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) for z in (low, high))
     inside, above = ndtr(high) - ndtr(low), ndtr(-high)
-    first = mean * inside + sd * (at_low - at_high) + above
-    second = (mean**2 + sd**2) * inside + sd * (mean * at_low - (mean + 1) * at_high) + above
+    first = mean * inside + sd * (at_low - at_high) + most * above
+    second = (mean**2 + sd**2) * inside + sd * (mean * at_low - (mean + most) * at_high) + most**2 * above
     out: Array = np.sqrt(np.maximum(second - first**2, 0))
     return out
 
 
-def interval(posterior: Array, level: float) -> tuple[Array, Array]:
-    """Lower and upper end [..., A] of the central interval of AUs from their posterior [..., A, 2].
+def interval(posterior: Array, level: float, most: Array | float = 1.0) -> tuple[Array, Array]:
+    """Lower and upper end [..., A] of the central interval of AUs in [0, most].
+
+    Args:
+        posterior: [..., A, 2], see :func:`au_posterior`.
+        level: share of the posterior that lies between the ends.
+        most: what an AU can be at most.
 
     Raises ValueError if ``level`` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")
     reach = ndtri(0.5 + level / 2) * posterior[..., 1]
-    return np.clip(posterior[..., 0] - reach, 0, 1), np.clip(posterior[..., 0] + reach, 0, 1)
+    return np.clip(posterior[..., 0] - reach, 0, most), np.clip(posterior[..., 0] + reach, 0, most)
 
 
 def expand_objective(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,6 +31,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if reason and item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
+
+
+@pytest.fixture
+def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """py-feat without its downloads, this package without its training."""
+    import matplotlib.pyplot as plt
+    import pyfeat_standins
+    from tiny_models import tiny_models
+
+    from genet_ext import fitting
+
+    models = tiny_models(0)
+    monkeypatch.setattr(fitting, "shipped_models", lambda device: models)
+    with pyfeat_standins.offline_py_feat(tmp_path_factory.mktemp("weights")):
+        yield
+    plt.close("all")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

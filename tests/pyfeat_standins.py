@@ -24,6 +24,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+# Models of a detector that has its faces and AUs only.
+NOTHING_ELSE = {"landmark_model": None, "emotion_model": None, "identity_model": None, "gaze_model": None}
 THUMBNAIL = 16
 SAME_PICTURE = (
     12.0  # mean absolute difference of thumbnails, of 255; different pictures differ by more than 30

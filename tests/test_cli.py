@@ -67,6 +67,52 @@ def test_failed_images_are_listed_and_counted(folder, capsys):
     assert pd.read_csv(table)["status"].tolist()[1:] == ["unreadable", "unreadable"]
 
 
+def aus_of(table):
+    return pd.read_csv(table).filter(regex="^AU").to_numpy()
+
+
+def test_film_options_are_those_of_fit(folder, capsys):
+    table, photos = folder / "out.csv", [str(folder / "a.jpg"), str(folder / "b.png")]
+    options = ["--identity", "shared", "--smoothing", "1", "--neutral", photos[1], "-q"]
+    assert main(["fit", str(folder), "-o", str(table), *options, *QUICK]) == 0
+    expected = fitting.fit(
+        photos, identity="shared", smoothing=1.0, neutral=photos[1], device="cpu", iterations=5
+    )
+    assert np.allclose(aus_of(table), expected.aus, atol=1e-6, equal_nan=True)
+    alone = fitting.fit(photos, device="cpu", iterations=5)
+    assert not np.allclose(aus_of(table), alone.aus, atol=1e-3, equal_nan=True)
+
+
+def test_every_folder_is_of_another_person(folder, monkeypatch, capsys):
+    whole, told = fitting.fit, []
+    monkeypatch.setattr(
+        fitting, "fit", lambda imgs, **options: told.append(options) or whole(imgs, **options)
+    )
+    people = [folder / "anna", folder / "ben"]
+    for person, shift in zip(people, (0, 30), strict=True):
+        person.mkdir()
+        for number in range(2):
+            picture = Image.fromarray(astronaut()[shift : 260 + shift, 90 + 5 * number : 360])
+            picture.save(person / f"{number}.png")
+    table = folder / "out.csv"
+    options = ["--identity", "shared", "--subject", "folder", "--neutral", "1.png", "-q"]
+    assert main(["fit", *map(str, people), "-o", str(table), *options, *QUICK]) == 0
+    identity = pd.read_csv(table).filter(regex="^p_id_").to_numpy()
+    assert (identity[0] == identity[1]).all()
+    assert (identity[2] == identity[3]).all()
+    assert not np.array_equal(identity[0], identity[2])
+    names = [str(person) for person in people]
+    assert told[0]["subject"] == [names[0], names[0], names[1], names[1]]
+    assert told[0]["neutral"] == {name: str(folder / name / "1.png") for name in names}
+
+
+def test_a_film_with_a_frame_that_fails(folder, capsys, recwarn):
+    (folder / "c.jpg").write_text("no photograph")
+    assert main(["fit", str(folder), "--smoothing", "1", *QUICK]) == 1
+    assert "c.jpg: not a readable image" in capsys.readouterr().err
+    assert not [w for w in recwarn if "not fitted" in str(w.message)], "said once"
+
+
 def test_all_images_failed(capsys):
     assert main(["fit", "missing.jpg", *QUICK]) == 1
     assert "0 faces fitted" in capsys.readouterr().out
@@ -79,6 +125,9 @@ def test_all_images_failed(capsys):
         (["fit", "x.jpg", "--device", "gpu"], "device: expected 'auto', 'cpu' or 'cuda', got 'gpu'"),
         (["fit", "x.jpg", "-o", "no/such/folder/out.csv"], "no such folder: no/such/folder"),
         (["fit", "nothing*.jpg"], "no file matches 'nothing*.jpg'"),
+        (["fit", "x.jpg", "--smoothing", "-1"], "smoothing: expected a number of frames, 0 for none; got -1"),
+        (["fit", "x.jpg", "--neutral", "rest.jpg"], "--neutral: no such file: rest.jpg"),
+        (["fit", "x.jpg", "--subject", "folder"], "--subject: expected together with --identity shared"),
     ],
 )
 def test_wrong_usage(arguments, message, capsys):

@@ -17,6 +17,7 @@ from tiny_models import tiny_models
 
 import genet_ext.fitting as fitting
 from genet_ext import Status, fit, fit_stream
+from genet_ext.action_units import load_action_units
 from genet_ext.models import random_models
 from genet_ext.result import FitResult
 
@@ -327,6 +328,28 @@ def test_shared_identity_leaves_rows_without_a_face_alone(photo, quick):
     assert result.fitted.tolist() == [True, False, True]
 
 
+def test_shared_identity_takes_off_what_all_show_at_rest(photo, models):
+    """The same for all pictures of a subject, deviations and intervals with it; nothing from one picture."""
+    crowd = photos_unlike(photo, 5)
+    precision, spread = models.prior.precision * 0.01, torch.full_like(models.prior.rest_spread, 0.25)
+    models = replace(models, prior=replace(models.prior, precision=precision, rest_spread=spread))
+    options = {"models": models, "init": "mean", "iterations": 30, "lr": 0.1, "progress": False}
+    shared = fit(crowd, boxes=[BOX] * 5, subject=[*"aaaab"], identity="shared", **options)
+    read = load_action_units().values(shared.theta)
+    assert (shared.baseline[:4] == shared.baseline[0]).all()
+    assert shared.baseline[0].max() > 0.05
+    assert (shared.baseline[0] <= np.nan_to_num(read[:4].max(0)) + 0.02).all()
+    assert np.allclose(shared.baseline[4], 0), "one picture"
+    assert np.allclose(shared.aus, np.clip(read - shared.baseline, 0, 1), equal_nan=True)
+    bare = replace(shared, baseline=np.zeros_like(shared.baseline))
+    for end, without in zip(shared.interval(0.9), bare.interval(0.9), strict=True):
+        assert np.allclose(end, np.clip(without - shared.baseline, 0, None), equal_nan=True)
+    assert np.allclose(shared.aus_sd[4:], bare.aus_sd[4:], equal_nan=True)
+    assert not np.allclose(shared.aus_sd[:4], bare.aus_sd[:4], equal_nan=True)
+    smoothed = fitting.smooth(shared, [None] * 5, np.arange(5), 1.0)
+    assert np.array_equal(smoothed.baseline, shared.baseline)
+
+
 def test_neutral_is_subtracted(photo, models):
     models = replace(models, prior=replace(models.prior, precision=models.prior.precision * 0.01))
     options = {"models": models, "init": "mean", "iterations": 30, "lr": 0.1, "progress": False}
@@ -348,7 +371,8 @@ def test_neutral_has_the_shared_identity(photo, quick):
     result = fit(crowd, boxes=[BOX] * 3, identity="shared", **quick)
     rest = fitting.subtract_neutral(result, [None] * 3, photo, True, boxes=BOX, **quick)
     found = np.nan_to_num(rest.baseline[0])
-    assert np.allclose(found, np.nan_to_num(result.aus.to_numpy()[0]), atol=5e-3)
+    read = load_action_units().values(result.theta)
+    assert np.allclose(found, np.nan_to_num(read[0]), atol=5e-3), "instead of what all show"
     assert np.ptp(found) > 0.02
 
 

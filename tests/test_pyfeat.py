@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,22 @@ import torch
 pytest.importorskip("feat", reason="py-feat is not installed: pip install py-feat")
 
 import feat
-import matplotlib.pyplot as plt
 import pyfeat_standins as standins
 from feat.data import Fex, ImageDataset
 from feat.utils.io import read_feat
-from tiny_models import tiny_models
+from pyfeat_standins import NOTHING_ELSE
 from torch.utils.data import DataLoader
 
 import genet_ext
-from genet_ext import fitting
 from genet_ext.pyfeat import AU_COLUMNS, EXTRA_COLUMNS, add_aus, model
 
 PICTURES = ["single_face.jpg", "free-mountain-vector-01.jpg", "multi_face.jpg"]  # 1, 0 and 5 faces
 FAST = {"iterations": 5}
-MODELS = tiny_models(0)
-NOTHING_ELSE = {"landmark_model": None, "emotion_model": None, "identity_model": None, "gaze_model": None}
 
-pytestmark = pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress")
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(fitting, "shipped_models", lambda device: MODELS)
-    with standins.offline_py_feat(tmp_path_factory.mktemp("weights")):
-        yield
-    plt.close("all")
+pytestmark = [
+    pytest.mark.usefixtures("offline"),
+    pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress"),
+]
 
 
 @pytest.fixture
@@ -164,7 +155,7 @@ def test_aus_are_those_of_fit(paths: list[str]) -> None:
     fex = detect(paths[2:])
     left, top, width, height = fex.faceboxes.to_numpy()[:, :4].T
     boxes = np.stack([left, top, left + width, top + height], axis=1)
-    result = genet_ext.fit(paths[2:], boxes=[boxes], models=MODELS, progress=False, **FAST)
+    result = genet_ext.fit(paths[2:], boxes=[boxes], device="cpu", progress=False, **FAST)
     np.testing.assert_array_equal(fex.aus, result.aus.astype(np.float32))
     np.testing.assert_array_equal(fex["genet_loss"], result.loss.astype(np.float32))
 

@@ -18,12 +18,12 @@ pytest.importorskip("feat", reason="py-feat is not installed: pip install py-fea
 import feat
 import feat.detector
 import pyfeat_standins as standins
+from pyfeat_standins import NOTHING_ELSE
 
 import genet_ext
 from genet_ext import cli
 from genet_ext.pyfeat import autoload, import_hook, registration
 
-NOTHING_ELSE = {"landmark_model": None, "emotion_model": None, "identity_model": None, "gaze_model": None}
 OWNERS = [feat, feat.detector, feat.data, feat.pretrained, feat.detector.Detectorv1, feat.data.Fex]
 
 pytestmark = pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress")

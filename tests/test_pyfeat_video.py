@@ -22,27 +22,21 @@ import feat
 import pyfeat_standins as standins
 from feat.data import Fex, VideoDataset
 from feat.utils.io import read_feat
-from tiny_models import tiny_models
+from pyfeat_standins import NOTHING_ELSE
 
 import genet_ext
 from genet_ext import fitting
 from genet_ext.pyfeat import AU_COLUMNS, EXTRA_COLUMNS, add_aus
 
-MODELS = tiny_models(0)
 FAST = {"iterations": 5, "uncertainty": False}
 BOTH = {"identity": "shared", "smoothing": 1.0}
-NOTHING_ELSE = {"landmark_model": None, "emotion_model": None, "identity_model": None, "gaze_model": None}
 WITH_IDENTITY = {**NOTHING_ELSE, "identity_model": "arcface"}
 SKIP = 12  # every so many frames of the film
 
-pytestmark = pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress")
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(fitting, "shipped_models", lambda device: MODELS)
-    with standins.offline_py_feat(tmp_path_factory.mktemp("weights")):
-        yield
+pytestmark = [
+    pytest.mark.usefixtures("offline"),
+    pytest.mark.filterwarnings("ignore:face_model='retinaface' does not regress"),
+]
 
 
 def film() -> str:
@@ -69,7 +63,7 @@ def fit_of(fex: Fex, **options: Any) -> Any:
     images = [frames[frame]["Image"].permute(1, 2, 0).numpy() for frame in fex["frame"]]
     left, top, width, height = fex.faceboxes.to_numpy()[:, :4].T
     boxes = np.stack([left, top, left + width, top + height], axis=1)
-    return genet_ext.fit(images, boxes=boxes[:, None], models=MODELS, progress=False, **FAST, **options)
+    return genet_ext.fit(images, boxes=boxes[:, None], device="cpu", progress=False, **FAST, **options)
 
 
 def assert_aus(fex: Fex, expected: Any) -> None:

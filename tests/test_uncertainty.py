@@ -93,6 +93,14 @@ def test_deviation_and_interval_are_those_of_the_clipped_variable(mean):
         assert np.allclose(interval(posterior, level), expected, atol=2e-3)
 
 
+def test_what_is_taken_off_comes_off_the_top():
+    """A variable in [0.3, 1] less 0.3."""
+    samples = np.random.default_rng(0).normal(0.8, 0.3, 2_000_000).clip(0.3, 1) - 0.3
+    posterior = np.array([0.5, 0.3])
+    assert np.isclose(deviation(posterior, 0.7), samples.std(), rtol=0.01)
+    assert np.allclose(interval(posterior, 0.8, 0.7), np.quantile(samples, [0.1, 0.9]), atol=2e-3)
+
+
 def test_interval_says_what_it_needs():
     with pytest.raises(ValueError, match="level: expected a number between 0 and 1, got 95"):
         interval(np.zeros((1, 2)), 95)

@@ -63,10 +63,15 @@ class Film:
 
 
 def render_films(
-    assets: Path, people: int, seed: int, frames: int = FRAMES, split: str = "test"
+    assets: Path,
+    people: int,
+    seed: int,
+    frames: int = FRAMES,
+    split: str = "test",
+    config: SamplingConfig | None = None,
 ) -> Iterator[Film]:
-    """Films of people of a split, each a function of (seed, split, its number) alone."""
-    config = replace(SamplingConfig(), images_per_identity=frames)
+    """Films of people of a split, each a function of (seed, split, config, its number) alone."""
+    config = replace(config or SamplingConfig(), images_per_identity=frames)
     renderer = Renderer(assets, split, config)
     for person in range(people):
         yield _film(renderer, seed, person, frames)

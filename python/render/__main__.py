@@ -6,26 +6,14 @@ import argparse
 import os
 import sys
 import time
-import tomllib
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from .config import SHARD_SIZE, read_config
 from .dataset import DatasetSpec, prepare, render_dataset
 from .sampling import SPLITS, SamplingConfig
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    with path.open("rb") as f:
-        values = tomllib.load(f)
-    known = {f.name for f in fields(SamplingConfig)}
-    sampling = values.get("sampling", {})
-    unknown = sorted((values.keys() - {"sampling", "shard_size"}) | (sampling.keys() - known))
-    if unknown:
-        raise ValueError(f"{path}: unknown settings {unknown}; [sampling] knows {sorted(known)}")
-    return values
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,19 +35,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
-    parser.add_argument("--shard-size", type=int, help="samples per shard (default 256)")
+    parser.add_argument("--shard-size", type=int, help=f"samples per shard (default {SHARD_SIZE})")
     parser.add_argument(
         "--per-identity", type=int, help="consecutive samples that show the same person (default 1)"
     )
     parser.add_argument("--config", type=Path, help="TOML: shard_size, and [sampling] as in SamplingConfig")
     args = parser.parse_args(argv)
     try:
-        values = _read_config(args.config) if args.config else {}
-        sampling = replace(SamplingConfig(), **{k: _tuple(v) for k, v in values.get("sampling", {}).items()})
+        sampling, shard_size = read_config(args.config) if args.config else (SamplingConfig(), SHARD_SIZE)
         if args.per_identity is not None:
             sampling = replace(sampling, images_per_identity=args.per_identity)
-        shard_size = args.shard_size or values.get("shard_size", 256)
-        spec = DatasetSpec(args.count, args.seed, args.split, shard_size, sampling)
+        spec = DatasetSpec(args.count, args.seed, args.split, args.shard_size or shard_size, sampling)
         todo = prepare(args.assets, args.out, spec)
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,10 +61,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print("nothing to do: the data set is complete")
     return 0
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-r"""Calibrate the uncertainty and the quality flag on held-out renders, and write them into prior.safetensors.
+r"""Calibrate what is believed beyond the search on held-out renders, and write it into prior.safetensors.
 
     python -m python.train.calibrate --weights runs/h --held-out renders/validation
 
 The renders go the whole way that genet_ext.fit goes, from photograph-like pictures and loose boxes. The
 standard deviation of an AU is stretched until 95 % of the truths lie in its 95 % interval, whatever the
 estimate: by a factor for how strong the AU seems, and one for which AU it is. The limit of the quality flag
-is the misfit that 1 in 100 exceeds.
+is the misfit that 1 in 100 exceeds. How far off an AU is read on a resting face, which the pictures of a
+person share (`genet_ext/resting.py`), comes from the neutral ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genet_ext.action_units import load_action_units
-from genet_ext.models import SD_LEVELS, load_models
+from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models
 from genet_ext.objective import misfit_of
 from genet_ext.solver import SearchSettings
 from python.evaluate import metrics
@@ -32,6 +33,8 @@ DOUBTFUL_SHARE = 0.01
 LEAST = 0.3  # no deviation shrinks further: a factor of 0 would promise the impossible
 FEW = 50
 ROUNDS = 5
+# Real faces are stranger than renders, and no AU is always read right.
+REST_STRETCH, LEAST_REST, MOST_REST = 2.0, 0.08, 0.25
 _BORDERS = tuple((low + high) / 2 for low, high in pairwise(SD_LEVELS))
 
 
@@ -64,6 +67,8 @@ def main() -> None:
     tensors["sd_scale"] = torch.from_numpy(by_au).float()
     tensors["sd_by_level"] = torch.from_numpy(by_level).float()
     tensors["misfit_limit"] = misfit[misfit.isfinite()].quantile(1 - DOUBTFUL_SHARE).cpu()
+    spread = rest_spread(test.aus, load_action_units().values(fitted.theta))
+    tensors["rest_spread"] = torch.from_numpy(spread).float()
     save_file(tensors, path)
     after = reach / (by_au * np.interp(posterior[..., 0], SD_LEVELS, by_level))
     for name, values in (("before", reach), ("after", after)):
@@ -71,6 +76,7 @@ def main() -> None:
         print(f"coverage of the {LEVEL:.0%} intervals by estimate, {name}: {np.round(share, 3)}")
     print(f"stretch of the standard deviations by estimate: {np.round(by_level, 2)}")
     print(f"and by AU: {np.round(by_au, 2)}")
+    print(f"spread of the readings at rest by AU: {np.round(spread, 3)}")
     print(f"misfit limit: {tensors['misfit_limit']:.2f}, median misfit {misfit.nanmedian():.2f}")
 
 
@@ -101,6 +107,19 @@ def level_rows(estimate: metrics.Array) -> list[npt.NDArray[np.bool_]]:
     """Which estimates [N, A] are nearest to each of SD_LEVELS."""
     nearest = np.digitize(estimate, _BORDERS)
     return [(nearest == k) & np.isfinite(estimate) for k in range(len(SD_LEVELS))]
+
+
+def rest_spread(truth: metrics.Array, estimate: metrics.Array) -> metrics.Array:
+    """Standard deviation over people [A] of what is read as an AU on a neutral face.
+
+    Args:
+        truth, estimate: [N, A] in [0, 1]; every face of another person.
+    """
+    neutral = ~(np.nan_to_num(truth) > 0).any(1)
+    if neutral.sum() < FEW:
+        return np.full(truth.shape[1], REST_SPREAD)
+    off = np.sqrt((np.nan_to_num(estimate[neutral]) ** 2).mean(0))
+    return np.clip(REST_STRETCH * off, LEAST_REST, MOST_REST)
 
 
 def _factor(reach: metrics.Array, level: float) -> float:

@@ -84,11 +84,13 @@ def test_report(tmp_path):
         aus = np.where(np.arange(4)[:, None] > 1, rng.random((4, 20)), 0.0)
         box = sequences.PHOTO_BOX + rng.normal(size=(4, 4))
         films.append(Film(frames, box, aus, frame))
-    report = eval_sequences.evaluate(films, tmp_path, random_models(0), [0.5], seed=3)
+    settings = {"seed": 3, "split": "test", "config": "strange.toml"}
+    report = eval_sequences.evaluate(films, tmp_path, random_models(0), [0.5], **settings)
     stored = json.loads((tmp_path / "sequences.json").read_text())
     for part in stored["films"].values():
         assert list(part["methods"]) == [
             "each frame for itself",
+            "shared head alone",
             "shared identity",
             "smoothing 0.5",
             "shared identity, smoothing 0.5",
@@ -101,7 +103,7 @@ def test_report(tmp_path):
     assert as_filmed["smoothing 0.5"]["mae"] != as_filmed["shared identity"]["mae"]
     text = (tmp_path / "sequences.md").read_text()
     assert text.count("| shared identity, smoothing 0.5 |") == 4
-    assert "seed 3" in text
+    assert "people of the test split, 4 frames each, rendered with strange.toml; seed 3" in text
 
 
 def test_head_motion_is_slow():

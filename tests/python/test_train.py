@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from genet_ext.models import SD_LEVELS, load_models, read_weights
+from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, read_weights
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
 from python.render.dataset import FORMAT
 from python.render.renderer import APPEARANCE
 from python.train import augment
 from python.train.augment import Draw
-from python.train.calibrate import level_rows, stretches
+from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, one_cycle
 from python.train.crops import Photographer, load_renders
 
@@ -213,6 +213,18 @@ def test_stretches_cover_the_truths_whatever_the_estimate():
         assert 0.94 < (after[rows] <= normal_reach(0.95)).mean() < 0.96
     assert by_level[-1] > 2 * by_level[0]
     assert by_au[2] < 0.6 * by_au[0]
+
+
+def test_rest_spread_is_that_of_neutral_faces():
+    rng = np.random.default_rng(0)
+    truth = np.where(np.arange(4000)[:, None] % 2, rng.random((4000, 4)), 0.0)
+    estimate = truth + 0.5  # of faces that move: not to be looked at
+    estimate[::2] = abs(rng.normal(0, [0.07, 0.001, 0.9, 0.1], (2000, 4)))
+    estimate[:, 3] = np.nan  # not expressible
+    spread = rest_spread(truth, estimate)
+    assert 0.13 < spread[0] < 0.15
+    assert spread[1:].tolist() == [LEAST_REST, MOST_REST, LEAST_REST]
+    assert (rest_spread(truth[1::2], estimate[1::2]) == REST_SPREAD).all(), "no neutral faces, no figure"
 
 
 def test_stretches_of_few_faces_stay_near_one():
