@@ -61,6 +61,6 @@ $(VENV)/.test-packages: tests/requirements.txt $(VENV)/.created
 	touch $@
 
 $(VENV)/.installed: $(NATIVE) $(VENV)/.build-packages
-	$(BIN)/pip install --quiet --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo]'
 	$(BIN)/genet-ext info
 	touch $@

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.command.sdist import sdist
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent
@@ -150,6 +151,17 @@ class Build(cpp_extension.BuildExtension):
         return super().get_ext_filename(ext_name)
 
 
+class SourceDistribution(sdist):
+    """setuptools' sdist, with all of the tests and of the tools that they test, not only tests/test*.py."""
+
+    def make_distribution(self) -> None:
+        for folder in ("tests", "python"):
+            self.filelist.graft(folder)
+        self.filelist.global_exclude("*.py[co]")
+        self.filelist.remove_duplicates()
+        super().make_distribution()
+
+
 def operator_library(name: str, sources: list[Path], **options: list) -> Extension:
     """A library for torch.ops.load_library, against LibTorch's stable ABI only."""
     major, minor = TORCH_TARGET
@@ -215,4 +227,4 @@ def report() -> None:
 
 
 report()
-setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build, "sdist": SourceDistribution})

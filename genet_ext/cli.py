@@ -309,7 +309,13 @@ def _print_summary(
 
 def _demo(options: argparse.Namespace) -> int:
     from matplotlib.cbook import get_sample_data
-    from skimage.data import astronaut
+
+    try:
+        from skimage.data import astronaut
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "demo: expected scikit-image for its photograph; pip install scikit-image"
+        ) from error
 
     options.output.mkdir(parents=True, exist_ok=True)
     hopper = Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))

@@ -31,8 +31,8 @@ def find_faces(pixels: UInt8Array) -> tuple[Array, Array]:
         pixels: uint8 [H, W, 3].
 
     Returns:
-        boxes float64 [n, 4] (x1, y1, x2, y2 in px, from the forehead to the chin; a face at the edge may reach
-        beyond it) and scores [n] in [0.75, 1]. n may be 0.
+        boxes float64 [n, 4] (x1, y1, x2, y2 in px, from the forehead to the chin; of a face cut by the edge
+        they reach beyond it) and scores [n] in [0.75, 1]. n may be 0.
     """
     for side in SEARCH_SIDES:
         boxes, scores = _find_at(pixels, side)
@@ -62,7 +62,8 @@ def _network() -> YuNet:
     """The network on the CPU, where photographs are decoded; its memory laid out as pictures come."""
     network = YuNet()
     network.load_state_dict(read_weights(weights_folder() / "face_finder.safetensors"))
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
+    return network.eval().requires_grad_(False)
 
 
 def _without_doubles(boxes: Array, scores: Array) -> list[int]:

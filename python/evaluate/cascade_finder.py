@@ -1,5 +1,6 @@
-"""Finding faces: scikit-image's frontal-face cascade (local binary patterns), its hits grouped and scored.
+"""The face finder before YuNet, kept to be compared with: scikit-image's cascade of local binary patterns.
 
+It finds frontal faces; its hits are grouped and scored.
 Trying every window takes most of the time of a whole fit. So a first look tries every other position or so,
 and only around its hits every window is tried; their number is the score.
 """

@@ -11,7 +11,6 @@ person share (`genet_ext/resting.py`), comes from the neutral ones.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from genet_ext.solver import SearchSettings
 from python.evaluate import metrics
 from python.evaluate.methods import Method, extract_all, posterior_of, run
 from python.evaluate.pictures import load_test_set
+from python.train.common import held_out_parser
 
 LEVEL = 0.95
 DOUBTFUL_SHARE = 0.01
@@ -39,13 +39,8 @@ _BORDERS = tuple((low + high) / 2 for low, high in pairwise(SD_LEVELS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = held_out_parser(__doc__)
     parser.add_argument("--weights", type=Path, required=True, help="folder of weights; its prior is changed")
-    parser.add_argument("--held-out", type=Path, required=True, help="folder of renders with other skins")
-    parser.add_argument("--seed", type=int, default=0, help="of boxes, backgrounds, blur, noise, ...")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     path = arguments.weights / "prior.safetensors"
     tensors = load_file(path)

@@ -51,6 +51,17 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     return arguments, config
 
 
+def held_out_parser(description: str) -> argparse.ArgumentParser:
+    """The options of the scripts that measure on held-out renders, which read like their documentation."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--held-out", type=Path, required=True, help="folder of renders with other skins")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of boxes, backgrounds, blur, noise, ...")
+    return parser
+
+
 class Trainer:
     """Optimiser, one-cycle schedule, weight average, log and checkpoints of one network.
 

@@ -11,7 +11,6 @@ whitening; the covariance of F's regression error there gives the prior's precis
 
 from __future__ import annotations
 
-import argparse
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from genet_ext.models import SD_LEVELS, read_weights
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
-from python.train.common import CONFIGS, Trainer, export
+from python.train.common import CONFIGS, Trainer, export, held_out_parser
 from python.train.crops import Photographer, load_renders
 
 SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
@@ -38,18 +37,13 @@ OBSERVE_BATCH = 128
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = held_out_parser(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of training renders")
-    parser.add_argument("--held-out", type=Path, required=True, help="folder of renders with other skins")
     parser.add_argument("--extractor", type=Path, required=True, help="folder with extractor.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints, log and weights")
     parser.add_argument(
         "--config", type=Path, default=CONFIGS / "full.toml", help="TOML; [feature_generator]"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())["feature_generator"]
     arguments.out.mkdir(parents=True, exist_ok=True)
