@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -17,13 +17,8 @@ from genet_ext.generators import FeatureGenerator, ImageGenerator
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 
 SD_LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)  # estimates at which an AU's deviation is calibrated; linear between
+REST_SPREAD = 0.12  # spread of an AU over faces at rest, where no held-out render tells
 WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior")
-
-REST_SPREAD = 0.12  # where held-out renders do not tell
-
-
-def _usual_spread() -> Tensor:
-    return torch.full((len(load_action_units().names),), REST_SPREAD)
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Prior:
     sd_scale: Tensor
     sd_by_level: Tensor
     misfit_limit: Tensor
-    rest_spread: Tensor = field(default_factory=_usual_spread)  # weights of before it was calibrated
+    rest_spread: Tensor
 
     def whiten(self, features: Tensor) -> Tensor:
         """F's features [B, D] -> whitened features [B, D], comparable with H's output."""
@@ -134,6 +129,7 @@ def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:
             sd_scale=torch.ones(len(load_action_units().names)),
             sd_by_level=torch.ones(len(SD_LEVELS)),
             misfit_limit=torch.tensor(2.5),
+            rest_spread=torch.full((len(load_action_units().names),), REST_SPREAD),
         )
     return _freeze(*networks, prior, space, device)
 

@@ -24,7 +24,7 @@ from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
 from genet_ext.generators import FeatureGenerator
 from genet_ext.generators.feature_mlp import HIDDEN
-from genet_ext.models import SD_LEVELS, read_weights
+from genet_ext.models import REST_SPREAD, SD_LEVELS, read_weights
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
@@ -103,6 +103,7 @@ def main() -> None:
             "sd_scale": torch.ones(len(load_action_units().names)),
             "sd_by_level": torch.ones(len(SD_LEVELS)),
             "misfit_limit": torch.tensor(torch.inf),
+            "rest_spread": torch.full((len(load_action_units().names),), REST_SPREAD),
         },
         arguments.out / "prior.safetensors",
         half=False,
