@@ -64,7 +64,8 @@ class GenetAUModel:
         device: where the fit runs: "cpu", "cuda", "cuda:1", ... or "auto". Apple's "mps" means the CPU.
         extra_columns: whether rows also have `genet_loss`, `genet_status`, `genet_misfit`, `genet_quality`,
             `genet_sd_01` ... `genet_sd_43`.
-        identity: "shared" holds the shape of each person's head fixed over all frames.
+        identity: "shared" takes what all frames of a person share for who it is: the shape of the head, and
+            what is read as an AU on the face at rest.
         smoothing: over how many frames to both sides a person's neighbouring frames count; 0 for none. For
             both see `tying.py`, and `genet_ext.fit`, which has them too.
         fit_options: passed to `genet_ext.fit`, e.g. `iterations=100` or `objective="image"`.
