@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import Lock
 from typing import TypeAlias
 
 import numpy as np
@@ -22,6 +23,10 @@ SEARCH_SIDES = (384, 768)
 # face, a galaxy, .73 (python.evaluate.eval_finder).
 MIN_SCORE = 0.75
 SAME_FACE_IOU = 0.3  # of boxes that overlap more the best is kept
+
+# Photographs are decoded in several threads, each of which would bring torch's threads along: they would
+# fight for the processors.
+_one_at_a_time = Lock()
 
 
 def find_faces(pixels: UInt8Array) -> tuple[Array, Array]:
@@ -49,7 +54,7 @@ def _find_at(pixels: UInt8Array, side: int) -> tuple[Array, Array]:
     small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     canvas = np.zeros((-(-size[1] // BLOCK) * BLOCK, -(-size[0] // BLOCK) * BLOCK, 3), np.float32)
     canvas[: size[1], : size[0]] = small
-    with torch.inference_mode():
+    with _one_at_a_time, torch.inference_mode():
         boxes, scores = _network()(torch.from_numpy(canvas).permute(2, 0, 1)[None])
         likely = scores[0] >= MIN_SCORE
         boxes, scores = boxes[0, likely].double().numpy(), scores[0, likely].double().numpy()
