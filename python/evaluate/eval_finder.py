@@ -304,8 +304,10 @@ def main(argv: list[str] | None = None) -> int:
         finder(sets["photographs"][0].pixels)  # loads its network
         for kind, pictures in sets.items():
             rows = judge(finder, pictures, models)
-            result["results"].append(dict(finder=name, pictures=kind, groups=by_group(rows), rows=rows))
-            for label, values in by_group(rows).items():
+            groups = by_group(rows)
+            wrong = [row for row in rows if row["found"] < row["faces"] or row["made_up"]]
+            result["results"].append(dict(finder=name, pictures=kind, groups=groups, wrong=wrong))
+            for label, values in groups.items():
                 print(_line(name, kind, label, values), flush=True)
     write_result(options.out, result)
     return 0
