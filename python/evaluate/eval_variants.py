@@ -24,7 +24,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from genet_ext.action_units import load_action_units
-from genet_ext.extractors import Extractor
 from genet_ext.fitting import resolve_device
 from genet_ext.generators import FeatureGenerator
 from genet_ext.models import Models, Prior, load_models
@@ -42,6 +41,7 @@ from python.train.distill_features import JITTERS, SHRINKAGE, inverse_root, trai
 REGIONS = 4  # the face is cut into 4 x 4 squares, in each of which a layer's channels are averaged
 SIZE = 256  # features of a kind that has more are reduced to so many principal components
 BATCH = 128
+TEMPER = 8.0  # the distance is divided by this, as in configs/full.toml; only its ratio to the prior counts
 DISTILL = {"batch": 1024, "lr": 3e-3, "weight_decay": 1e-4, "log_every": 1000}
 
 
@@ -55,7 +55,6 @@ class Variant:
     whitening: str = "residual"
     precision: float = 1.0
     diagonal: bool = False
-    temper: float = 8.0
     kind: DistanceKind = "squared"
     sparsity: float = 0.0
     from_mean: bool = False
@@ -71,14 +70,12 @@ VARIANTS = (
     Variant("H 256 wide", hidden=256),
     Variant("whitening by the features' own covariance", whitening="features"),
     Variant("no whitening, one scale per feature", whitening="none"),
-    Variant("prior x 1/4", precision=0.25),
-    Variant("prior x 4", precision=4.0),
+    Variant("distance x 4 (the same as prior x 1/4)", precision=0.25),
+    Variant("distance x 1/4 (prior x 4)", precision=4.0),
     Variant("prior without correlations", diagonal=True),
     Variant("sparsity 1 on every expression", sparsity=1.0),
     Variant("sparsity 4 on every expression", sparsity=4.0),
     Variant("started at the average face", from_mean=True),
-    Variant("distance / 2", temper=2.0),
-    Variant("distance / 32", temper=32.0),
     Variant("Huber distance", kind="huber"),
     Variant("cosine distance", kind="cosine"),
 )
@@ -104,54 +101,50 @@ class Seen:
 
 @torch.no_grad()
 def look(models: Models, renders: RenderDataset, seed: int) -> Seen:
-    """One photograph-like crop of every render, aligned as F's own landmarks would leave it."""
+    """One photograph-like crop of every render, aligned as F's own landmarks would leave it.
+
+    "layers" are the channels of F's last two stages, averaged in each face region.
+    """
     photographer = Photographer(renders, models.device, seed)
-    kinds: dict[str, list[Tensor]] = {}
+    lower, upper = models.space.lower.to(models.device), models.space.upper.to(models.device)
+    maps: list[Tensor] = []
+    hooks = [
+        block.register_forward_hook(lambda _, __, out: maps.append(out))
+        for block in models.extractor.blocks[1:]
+    ]
+    kinds: dict[str, list[Tensor]] = {"embedding": [], "landmarks": [], "layers": []}
     regressed, theta = [], []
-    for batch in tqdm(
-        photographer.in_order(BATCH, JITTERS, 1), total=-(-len(renders) // BATCH), disable=None
-    ):
+    batches = photographer.in_order(BATCH, JITTERS, 1)
+    for batch in tqdm(batches, total=-(-len(renders) // BATCH), disable=None):
+        maps.clear()
         seen = models.extractor(batch["pixels"])
-        for kind, values in {
-            "embedding": seen.features,
-            "landmarks": seen.landmarks.flatten(1),
-            "layers": layers(models.extractor, batch["pixels"]),
-        }.items():
-            kinds.setdefault(kind, []).append(values)
-        regressed.append(seen.parameters.clamp(models.space.lower, models.space.upper))
+        kinds["embedding"].append(seen.features)
+        kinds["landmarks"].append(seen.landmarks.flatten(1))
+        pooled = [functional.adaptive_avg_pool2d(x, REGIONS).flatten(1) for x in maps]
+        kinds["layers"].append(torch.cat(pooled, 1))
+        regressed.append(seen.parameters.clamp(lower, upper))
         theta.append(batch["theta"])
+    for hook in hooks:
+        hook.remove()
     features = {kind: torch.cat(values) for kind, values in kinds.items()}
     return Seen(features, torch.cat(regressed), torch.cat(theta))
 
 
-def layers(extractor: Extractor, pixels: Tensor) -> Tensor:
-    """The last two stages' channels, averaged in each face region: [B, (72 + 144) * REGIONS^2]."""
-    kept: list[Tensor] = []
-    hooks = [
-        block.register_forward_hook(lambda _, __, out: kept.append(out)) for block in extractor.blocks[1:]
-    ]
-    extractor.features(pixels)
-    for hook in hooks:
-        hook.remove()
-    return torch.cat([functional.adaptive_avg_pool2d(x, REGIONS).flatten(1) for x in kept], 1)
-
-
 def reductions(seen: Seen) -> dict[str, Callable[[Seen], Tensor]]:
     """How to take each kind of features from what was seen; learnt on training renders."""
-    layer_components = principal(seen.features["layers"])
-    embedding = seen.features["embedding"]
-    scale = embedding.var(0).sum().sqrt()
+    components = principal(seen.features["layers"])
+    of_embedding = seen.features["embedding"].var(0).sum().sqrt()
+    of_layers = components(seen.features["layers"]).var(0).sum().sqrt()
 
     def both(other: Seen) -> Tensor:
-        x = layer_components(other.features["layers"])
-        return torch.cat([other.features["embedding"] / scale, x / spread], 1)
+        x, y = other.features["embedding"], components(other.features["layers"])
+        return torch.cat([x / of_embedding, y / of_layers], 1)
 
-    spread = layer_components(seen.features["layers"]).var(0).sum().sqrt()
     together = principal(both(seen))
     return {
         "embedding": lambda other: other.features["embedding"],
         "landmarks": lambda other: other.features["landmarks"],
-        "layers": lambda other: layer_components(other.features["layers"]),
+        "layers": lambda other: components(other.features["layers"]),
         "embedding and layers": lambda other: together(both(other)),
     }
 
@@ -288,7 +281,7 @@ def compare(
             models.prior,
             feature_mean=mean,
             whitening=whitening,
-            feature_weight=torch.full_like(mean, 1 / variant.temper),
+            feature_weight=torch.full_like(mean, 1 / TEMPER),
             precision=(precision + precision.T) / 2,
             rate=sparsity_rate(models, variant.sparsity),
         )

@@ -31,7 +31,7 @@ from python.train.common import held_out_parser
 LEVEL = 0.95
 DOUBTFUL_SHARE = 0.01
 LEAST = 0.3  # no deviation shrinks further: a factor of 0 would promise the impossible
-FEW = 50
+FEW = 50  # faces that tell as much as believing that nothing is unusual
 ROUNDS = 5
 # Real faces are stranger than renders, and no AU is always read right.
 REST_STRETCH, LEAST_REST, MOST_REST = 2.0, 0.08, 0.25
