@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from genet_ext.images import UInt8Array
 from genet_ext.models import read_weights, weights_folder
@@ -67,7 +68,7 @@ def _network() -> YuNet:
     """The network on the CPU, where photographs are decoded; its memory laid out as pictures come."""
     network = YuNet()
     network.load_state_dict(read_weights(weights_folder() / "face_finder.safetensors"))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
+    convert_conv2d_weight_memory_format(network, torch.channels_last)
     return network.eval().requires_grad_(False)
 
 

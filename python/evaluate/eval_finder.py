@@ -283,10 +283,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
+@torch.inference_mode()
 def main(argv: list[str] | None = None) -> int:
     options = arguments(argv)
     processors = pin_threads(1)
-    torch.set_grad_enabled(False)
     sets = {
         "photographs": list(photographs(options.photos, options.boxes)),
         "no face": list(faceless()),
