@@ -104,9 +104,10 @@ def pyfeat_crops(test: TestSet) -> tuple[Tensor, Tensor]:
 
 def _classifier() -> Any:
     try:
-        detector = Detectorv1(
-            landmark_model="mobilefacenet", au_model="xgb", emotion_model=None, identity_model=None
-        )
+        with torch.enable_grad():  # put back afterwards: building py-feat's RetinaFace switches autograd off
+            detector = Detectorv1(
+                landmark_model="mobilefacenet", au_model="xgb", emotion_model=None, identity_model=None
+            )
     except Exception as error:  # whatever the hub's client raises where there is no network
         print(f"xgb: {type(error).__name__}, its weights are neither in the cache nor to be had")
         return None

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("feat", reason="needs py-feat (pip install genet-ext[feat])")
 pytest.importorskip("cv2", reason="the renders need opencv-python-headless (pip install genet-ext[train])")
@@ -27,6 +28,7 @@ def test_both_stages_are_timed_in_one_run(renders, tmp_path, monkeypatch, offlin
     monkeypatch.setattr(bench_au_stage, "pin_threads", lambda count: [0])  # this process has more to do
     out = tmp_path / "au-stage.json"
     bench_au_stage.main(["--data", str(renders), "--faces", "3", "--seconds", "0.1", "--out", str(out)])
+    assert torch.is_grad_enabled(), "building py-feat's RetinaFace switches autograd off"
     written = json.loads(out.read_text())
     assert [row["stage"] for row in written["results"]] == ["genet", bench_au_stage.NO_WEIGHTS]
     assert all(0 < row["ms_per_face"]["q1"] <= row["ms_per_face"]["q3"] for row in written["results"])
