@@ -8,16 +8,14 @@ and only around its hits every window is tried; their number is the score.
 from __future__ import annotations
 
 import threading
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from skimage.color import rgb2gray
 
+from genet_ext.face_finder import Array, overlaps
 from genet_ext.images import UInt8Array
-
-Array: TypeAlias = npt.NDArray[np.float64]
 
 # px, long side of the searched copy; the larger one only where the first finds nothing
 SEARCH_SIDES = (384, 768)
@@ -140,13 +138,3 @@ def _without_parts(boxes: Array, counts: Array) -> tuple[Array, Array]:
         if not any(b[0] <= x <= b[2] and b[1] <= y <= b[3] for b in boxes[kept]):
             kept.append(int(row))
     return boxes[kept], counts[kept]
-
-
-def overlaps(boxes: Array) -> Array:
-    """Intersection over union of every pair of boxes, [n, n]."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(2)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    iou: Array = shared / (area[:, None] + area[None, :] - shared)
-    return iou

@@ -28,7 +28,7 @@ from genet_ext.fitting import resolve_device
 from genet_ext.generators import FeatureGenerator
 from genet_ext.models import Models, Prior, load_models
 from genet_ext.objective import Target
-from genet_ext.parameters import EXPRESSION, IDENTITY
+from genet_ext.parameters import EXPRESSION
 from genet_ext.reference import DistanceKind
 from genet_ext.solver import SearchSettings, search
 from python.evaluate import metrics
@@ -36,7 +36,14 @@ from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.pictures import load_test_set
 from python.render.reader import RenderDataset, load_dataset
 from python.train.crops import Photographer
-from python.train.distill_features import JITTERS, SHRINKAGE, inverse_root, train
+from python.train.distill_features import (
+    JITTERS,
+    SHRINKAGE,
+    error_covariance,
+    inverse_root,
+    train,
+    whiten_outputs,
+)
 
 REGIONS = 4  # the face is cut into 4 x 4 squares, in each of which a layer's channels are averaged
 SIZE = 256  # features of a kind that has more are reduced to so many principal components
@@ -173,18 +180,13 @@ def whitened(
         whitening = torch.diag(1 / residual.square().mean(0).sqrt())
     out = FeatureGenerator(theta.shape[1], features.shape[1], generator.layer1.out_features).to(theta.device)
     out.load_state_dict(generator.state_dict())
-    with torch.no_grad():
-        out.layer3.weight.copy_(whitening.T @ generator.layer3.weight)
-        out.layer3.bias.copy_((generator.layer3.bias - mean) @ whitening)
+    whiten_outputs(out, mean, whitening)
     return out.requires_grad_(False), mean, whitening
 
 
-def error_precision(models: Models, seen: Seen, variant: Variant) -> Tensor:
+def error_precision(seen: Seen, variant: Variant) -> Tensor:
     """[P, P]: the prior around the regressed expression and pose, and the average identity."""
-    centre = seen.regressed.clone()
-    centre[:, models.space.indices(IDENTITY)] = 0
-    error = centre - seen.theta
-    covariance = error.T @ error / len(error)
+    covariance = error_covariance(seen.regressed, seen.theta)
     spread = torch.diag(covariance.diagonal())
     covariance = spread if variant.diagonal else covariance + SHRINKAGE * spread
     return variant.precision * torch.linalg.inv(covariance)
@@ -276,7 +278,7 @@ def compare(
             )
         features = take[variant.features](calibration)
         generator, mean, whitening = whitened(variant.whitening, generators[key], calibration.theta, features)
-        precision = error_precision(models, calibration, variant)
+        precision = error_precision(calibration, variant)
         prior = replace(
             models.prior,
             feature_mean=mean,

@@ -74,17 +74,10 @@ def main() -> None:
     with torch.no_grad():
         residual = features - net(theta)
         whitening = inverse_root(residual.T @ residual / len(residual))
-        # The search centres the identity at the average face (objective.prior_mean): all of its spread
-        # is the prior's.
-        centre = regressed.clone()
-        centre[:, space.indices(IDENTITY)] = 0
-        error = centre - theta
-        covariance = error.T @ error / len(error)
+        covariance = error_covariance(regressed, theta)
         mean = features.mean(0)
         explained = 1 - residual.square().sum() / (features - mean).square().sum()
-        # H's last layer gives whitened features directly.
-        net.layer3.weight.copy_(whitening.T @ net.layer3.weight)
-        net.layer3.bias.copy_((net.layer3.bias - mean) @ whitening)
+        whiten_outputs(net, mean, whitening)
     diagonal = covariance.diagonal()
     precision = torch.linalg.inv(covariance + SHRINKAGE * torch.diag(diagonal))
     print(f"held-out share of the feature variance that H explains: {explained:.3f}")
@@ -172,6 +165,25 @@ def fit_appearance(extractor: Extractor, seen: Observed) -> None:
     with torch.no_grad():
         extractor.appearance_head.weight.copy_(slopes.T)
         extractor.appearance_head.bias.copy_(truth.mean(0) - mean @ slopes)
+
+
+def error_covariance(regressed: Tensor, theta: Tensor) -> Tensor:
+    """Covariance [P, P] of what the prior is centred on, given regressed and true parameters [N, P].
+
+    The search centres the identity at the average face (objective.prior_mean): all of its spread is the
+    prior's.
+    """
+    centre = regressed.clone()
+    centre[:, load_parameter_space().indices(IDENTITY)] = 0
+    error = centre - theta
+    return error.T @ error / len(error)
+
+
+@torch.no_grad()
+def whiten_outputs(net: FeatureGenerator, mean: Tensor, whitening: Tensor) -> None:
+    """Change H's last layer so that it gives whitened features directly."""
+    net.layer3.weight.copy_(whitening.T @ net.layer3.weight)
+    net.layer3.bias.copy_((net.layer3.bias - mean) @ whitening)
 
 
 def inverse_root(covariance: Tensor) -> Tensor:
