@@ -34,7 +34,7 @@ _DRAWN = {
 _MOUTH_PARTS = ("mouth_socket", "gums_tongue", "teeth")
 
 # Shapes of our own (see _local_shapes): they vary the shape of eyes and brows without being an action unit.
-LOCAL_SHAPES = ("canthus_raise", "fissure_length", "brow_raise", "brow_apart", "brow_tilt")
+LOCAL_SHAPES = ("canthus_raise", "fissure_length", "brow_raise", "brow_apart", "brow_tilt", "brow_height")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _without_shoulders(vertices: F32) -> F32:
 
 
 def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: float) -> NDArray[np.int16]:
-    """Smooth bumps [5, V, 3] around eyes and brows, symmetric, weight 1 = 1 cm at the centre of the bump."""
+    """Smooth bumps [6, V, 3] around eyes and brows, symmetric, weight 1 = 1 cm at the centre of the bump."""
     soft = (names == "face") | np.char.startswith(names, "eyelashes")
     shapes = np.zeros((len(LOCAL_SHAPES), len(neutral), 3), np.float32)
 
@@ -192,7 +192,25 @@ def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: f
         shapes[2, :, 1] += whole
         shapes[3, :, 0] += side * whole
         shapes[4, :, 1] += whole * np.clip(side * (neutral[:, 0] - middle[0]) / 2.0, -1, 1)
+    shapes[5, :, 1] = _brow_band(neutral, neutral[landmarks[22:27]]) * soft
     return np.round(shapes / step).astype(np.int16)
+
+
+def _brow_band(neutral: F32, brow: F32) -> F32:
+    """How much each point [V] goes along when both brows, with the skin between them, sit higher or lower.
+
+    Args:
+        neutral: [V, 3].
+        brow: [5, 3] the left brow's landmarks, from the inner end to the outer one.
+    """
+    side = np.abs(neutral[:, 0])
+    above = neutral[:, 1] - np.interp(side, brow[:, 0], brow[:, 1])
+    # The lids stay where they are, 2 cm below; the forehead gives way over a longer stretch.
+    band = np.exp(-0.5 * (above / np.where(above > 0, 1.6, 0.8)) ** 2)
+    beside = np.clip(side - brow[-1, 0], 0, None)
+    behind = np.clip(brow[-1, 2] - neutral[:, 2], 0, None)
+    out: F32 = (band * np.exp(-0.5 * beside**2 - 0.5 * (behind / 1.5) ** 2)).astype(np.float32)
+    return out
 
 
 def _dense_vertices(neutral: F32, names: NDArray[np.str_], landmarks: I32, ear: NDArray[np.bool_]) -> I32:

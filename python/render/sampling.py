@@ -288,6 +288,13 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
 # ---------------------------------------------------------------------------------------- unlabelled shape
 
 
+# How much higher than the face model's the brows sit at rest, cm: mean, standard deviation, lowest, highest.
+# The model's own stand as far above the eyes as raised brows do in photographs (python.evaluate.proportions);
+# a share of the people keeps about those, for there are high brows, too.
+BROW_HEIGHT = (-0.55, 0.25, -1.1, 0.1)
+HIGH_BROWS, HIGH_BROWS_SHARE = (-0.08, 0.1, -0.3, 0.15), 0.2
+
+
 def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
     """Shape weights without a label: resting faces differ, and no two eyes are cut alike."""
 
@@ -322,8 +329,10 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         add("eyeBlink", clipped(0.06, 0.09, -0.08, 0.26), 0.08)
         add("eyeSquint", clipped(0.0, 0.12, -0.2, 0.3), 0.08)
         add("eyeWide", clipped(0.0, 0.07, -0.18, 0.18), 0.08)
-    for shape, sd in zip(LOCAL_SHAPES, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
+    *small, height = LOCAL_SHAPES
+    for shape, sd in zip(small, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
         weights[shape] = clipped(0.0, sd, -2 * sd, 2 * sd)
+    weights[height] = clipped(*(HIGH_BROWS if rng.random() < HIGH_BROWS_SHARE else BROW_HEIGHT))
     return weights
 
 

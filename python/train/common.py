@@ -62,6 +62,12 @@ def held_out_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes with it; a CPU without it would emulate it, ten times as slow."""
+    native = device.type != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
 class Trainer:
     """Optimiser, one-cycle schedule, weight average, log and checkpoints of one network.
 

@@ -21,7 +21,7 @@ from genet_ext.models import read_weights
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
-from python.train.common import Trainer, describe, export, parse_arguments
+from python.train.common import Trainer, describe, export, half_precision, parse_arguments
 from python.train.crops import Example, Photographer, load_renders
 
 JITTERS = [(0.65, augment.SECOND_PASS), (0.35, augment.LOOSE_BOX)]
@@ -86,7 +86,7 @@ def parameter_weights(
 
 def training_losses(net: Extractor, batch: Example, weights: Tensor) -> dict[str, Tensor]:
     """The total loss of one batch and its parts."""
-    with torch.autocast(batch["pixels"].device.type, torch.bfloat16):
+    with half_precision(batch["pixels"].device):
         features = net.features(batch["pixels"])
     # The heads are linear algebra on 256 numbers: full precision costs nothing and keeps landmarks sharp.
     out = net.heads(features.float(), batch["pixels"])

@@ -13,7 +13,7 @@ from genet_ext.extractors.face_cnn import APPEARANCE
 from genet_ext.generators import ImageGenerator
 from genet_ext.models import read_weights
 from genet_ext.parameters import load_parameter_space
-from python.train.common import Trainer, describe, export, parse_arguments
+from python.train.common import Trainer, describe, export, half_precision, parse_arguments
 from python.train.crops import Example, Photographer, load_renders
 
 SCALES = 4  # levels of the image pyramid that the loss compares
@@ -44,7 +44,7 @@ def main() -> None:
 def training_loss(net: ImageGenerator, batch: Example) -> tuple[Tensor, Tensor]:
     """The multi-scale loss of one batch, and the mean absolute pixel error in [0, 1]."""
     truth = batch["pixels"]
-    with torch.autocast(truth.device.type, torch.bfloat16):
+    with half_precision(truth.device):
         pixels = net(batch["theta"], batch["appearance"])
     pixels = pixels.float()
     return pyramid_loss(pixels, truth), (pixels - truth).abs().mean()

@@ -9,7 +9,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (pip install genet
 pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pip install genet-ext[train])")
 
 from python.render import sampling
-from python.render.assets import ParameterTable, read_parameters
+from python.render.assets import ParameterTable, _brow_band, read_parameters
 from python.render.sampling import SamplingConfig
 
 N = 4000
@@ -65,6 +65,28 @@ def test_co_occurring_units_co_occur(expressions: list[dict[str, float]]) -> Non
     smile = np.array([e.get("AU12_L", 0) > 0 for e in expressions])
     cheek = np.array([e.get("AU06_L", 0) > 0 for e in expressions])
     assert cheek[smile].mean() > 2 * cheek[~smile].mean()
+
+
+def test_brows_sit_lower_than_the_face_models_but_for_a_share() -> None:
+    rng = np.random.default_rng(11)
+    height = np.array([sampling.sample_hidden_shapes(rng)["brow_height"] for _ in range(N)])
+    low, high = sampling.BROW_HEIGHT[2], sampling.HIGH_BROWS[3]
+    assert low <= height.min() < -0.9 and -0.05 < height.max() <= high
+    assert np.median(height) == pytest.approx(-0.5, abs=0.05)
+    assert 0.15 < np.mean(height > -0.15) < 0.35
+
+
+def test_a_brow_takes_the_skin_around_it_along_but_not_the_lids() -> None:
+    brow = np.array([[1.0, 6.0, 9.0], [2, 6.5, 8.8], [3, 6.6, 8.5], [4, 6.4, 8], [5, 6, 7]], np.float32)
+    lid, cheek, ear = [3, 4.4, 8], [3, 1, 8], [7.5, 5, -1]
+    points = np.array([*brow, *(brow * [-1, 1, 1]), [0, 6, 9.5], lid, cheek, ear], np.float32)
+    moved = _brow_band(points, brow)
+    np.testing.assert_allclose(moved[:10], 1, atol=1e-6)
+    assert moved[10] > 0.99, "the skin between the brows"
+    np.testing.assert_array_less(moved[11:], 0.03)
+    # No fold: a point above another stays above it, even for the lowest brows.
+    column = np.array([[3, y, 8.5] for y in np.linspace(2, 12, 200)], np.float32)
+    assert np.all(np.diff(column[:, 1] + sampling.BROW_HEIGHT[2] * _brow_band(column, brow)) > 0)
 
 
 def test_splits_share_no_skin() -> None:
