@@ -8,6 +8,7 @@ Strengths follow photographs: noise that hides the brows teaches nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import cache
 
@@ -139,7 +140,21 @@ def photographs(rgba: Tensor, others: Tensor, draw: Draw) -> Tensor:
     images = images + noise * draw.normal(*images.shape[1:])
     images = (images.clamp(0, 1) * 255).round() / 255
     quality = draw.uniform(25, 95)
-    return torch.where(draw.happens(0.4), jpeg(images, quality), images)
+    return _changed(images, draw.happens(0.4), lambda rows: jpeg(images[rows], quality[rows]))
+
+
+def _rows(chosen: Tensor) -> Tensor:
+    """The numbers of the chosen examples, of chosen [B, 1, 1, 1]."""
+    return chosen.flatten().nonzero()[:, 0]
+
+
+def _changed(images: Tensor, chosen: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The images, the chosen ones ([B, 1, 1, 1]) as ``change`` makes them from their numbers.
+
+    What happens to few is computed for few: on a CPU that is half of the time.
+    """
+    rows = _rows(chosen)
+    return images.index_copy(0, rows, change(rows)) if len(rows) else images
 
 
 def _backgrounds(size: int, others: Tensor, draw: Draw) -> Tensor:
@@ -147,13 +162,16 @@ def _backgrounds(size: int, others: Tensor, draw: Draw) -> Tensor:
     base = draw.uniform(0, 1, 3, 1, 1)
     contrast = 200 / 255 * draw.uniform() * draw.happens(0.7)
     choice = (draw.uniform() * len(BACKGROUND_CELLS)).long()
-    out = functional.interpolate(others[:, :3].flip(2, 3), (size, size), mode="bilinear")
-    field = torch.zeros_like(out)
+    coarse = [base + contrast * draw.uniform(-0.5, 0.5, 3, n, n) for n in BACKGROUND_CELLS]
+    choice = torch.where(draw.happens(0.33), len(BACKGROUND_CELLS), choice)
+    out = others.new_empty(len(others), 3, size, size)
     for number, cells in enumerate(BACKGROUND_CELLS):
-        coarse = base + contrast * draw.uniform(-0.5, 0.5, 3, cells, cells)
-        up = _enlarging(cells, size).to(coarse.device)
-        field = torch.where(choice == number, up @ coarse.clamp(0, 1) @ up.T, field)
-    return torch.where(draw.happens(0.33), out, field).clamp(0, 1)
+        rows, up = _rows(choice == number), _enlarging(cells, size).to(out.device)
+        out[rows] = up @ coarse[number][rows].clamp(0, 1) @ up.T
+    rows = _rows(choice == len(BACKGROUND_CELLS))
+    if len(rows):
+        out[rows] = functional.interpolate(others[rows, :3].flip(2, 3), (size, size), mode="bilinear")
+    return out.clamp(0, 1)
 
 
 def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -163,14 +181,19 @@ def _grid(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _occlude(images: Tensor, draw: Draw) -> Tensor:
     """A soft ellipse of one colour (hand, microphone, cup) in 12 %, mostly over the rim of the face."""
-    x, y = _grid(images.shape[2], images.device)
     angle, radius, turn = draw.uniform(0, 2 * math.pi), draw.uniform(0.5, 1.1), draw.uniform(0, math.pi)
-    dx, dy = x - radius * angle.cos(), y - radius * angle.sin()
-    u = (dx * turn.cos() + dy * turn.sin()) / draw.uniform(0.1, 0.45)
-    v = (dy * turn.cos() - dx * turn.sin()) / draw.uniform(0.08, 0.3)
-    inside = (6 * (1 - u * u - v * v)).clamp(0, 1) * draw.happens(0.12)
-    colour = draw.uniform(0, 1, 3, 1, 1) * (1 + 0.2 * u.clamp(-1, 1))
-    return images + inside * (colour - images)
+    half_width, half_height = draw.uniform(0.1, 0.45), draw.uniform(0.08, 0.3)
+    chosen, colour = draw.happens(0.12), draw.uniform(0, 1, 3, 1, 1)
+    x, y = _grid(images.shape[2], images.device)
+
+    def covered(rows: Tensor) -> Tensor:
+        dx, dy = x - (radius * angle.cos())[rows], y - (radius * angle.sin())[rows]
+        cos, sin = turn[rows].cos(), turn[rows].sin()
+        u, v = (dx * cos + dy * sin) / half_width[rows], (dy * cos - dx * sin) / half_height[rows]
+        inside = (6 * (1 - u * u - v * v)).clamp(0, 1)
+        return images[rows] + inside * (colour[rows] * (1 + 0.2 * u.clamp(-1, 1)) - images[rows])
+
+    return _changed(images, chosen, covered)
 
 
 def _shade(images: Tensor, draw: Draw) -> Tensor:
@@ -203,17 +226,22 @@ def _blur(images: Tensor, draw: Draw) -> Tensor:
     sigma = (0.3 + 1.3 * draw.uniform(0, 1, 1, 1) ** 2) * (draw.uniform(0, 1, 1, 1) < 0.5)
     longer = 1 + 2 * draw.uniform(0, 1, 1, 1) * (draw.uniform(0, 1, 1, 1) < 0.15)
     sideways = draw.uniform(0, 1, 1, 1) < 0.5
-    across = _gaussians(torch.where(sideways, sigma * longer, sigma), size)
-    along = _gaussians(torch.where(sideways, sigma, sigma * longer), size)
+    across = torch.where(sideways, sigma * longer, sigma)
+    along = torch.where(sideways, sigma, sigma * longer)
     least, most = int(SMALLEST * size), int(0.875 * size)
     table = _resampling(size, least, most).to(images.device)
     small = (draw.uniform(0, 1, 1) * (most - least)).long()[:, 0]
     small = torch.where(draw.uniform(0, 1, 1)[:, 0] < 0.25, small, len(table) - 1)
-    rows, columns = table[small] @ along, table[small] @ across
-    # One product per example and axis: far faster on a CPU than one per channel.
-    packed = images.transpose(1, 2).reshape(-1, size, 3 * size)
-    packed = (rows @ packed).reshape(-1, 3 * size, size) @ columns.mT
-    return packed.reshape(-1, size, 3, size).transpose(1, 2)
+
+    def softened(rows: Tensor) -> Tensor:
+        down = table[small[rows]]
+        vertical, horizontal = down @ _gaussians(along[rows], size), down @ _gaussians(across[rows], size)
+        # One product per example and axis: far faster on a CPU than one per channel.
+        packed = images[rows].transpose(1, 2).reshape(-1, size, 3 * size)
+        packed = (vertical @ packed).reshape(-1, 3 * size, size) @ horizontal.mT
+        return packed.reshape(-1, size, 3, size).transpose(1, 2)
+
+    return _changed(images, (sigma.flatten() > 0) | (small < len(table) - 1), softened)
 
 
 def _gaussians(sigma: Tensor, size: int) -> Tensor:

@@ -48,6 +48,7 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     torch.backends.cudnn.benchmark = True
+    torch.set_flush_denormal(True)  # tiny gradients would cost a CPU most of its time
     return arguments, config
 
 

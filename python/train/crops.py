@@ -87,8 +87,8 @@ class Photographer:
     ) -> Example:
         draw = Draw(len(rows), generator)
         frames = augment.crop_frames(jitters, draw)
-        others = self._load(self._random_rows(len(rows), generator))
-        pixels = augment.photographs(frames.cut(self._load(rows)), others, draw)
+        faces = frames.cut(self._load(rows))
+        pixels = augment.photographs(faces, faces.roll(1, 0), draw)
         return self._example(rows, frames, pixels)
 
     def _load(self, rows: Tensor) -> Tensor:
