@@ -84,6 +84,8 @@ def main() -> None:
     spread = theta[:, space.indices(EXPRESSION)].std(0)
     rmse = diagonal[space.indices(EXPRESSION)].sqrt()
     print(f"regressor's held-out rms error over the expressions' spread: {(rmse / spread).mean():.3f}")
+    rate = torch.zeros(space.size)
+    rate[space.indices(EXPRESSION)] = config["sparsity"]
     export(net.state_dict(), arguments.out / "feature_generator.safetensors")
     export(
         {
@@ -91,7 +93,7 @@ def main() -> None:
             "whitening": whitening,
             "feature_weight": torch.full((FEATURES,), 1 / config["temper"], device=device),
             "precision": (precision + precision.T) / 2,
-            "rate": torch.zeros(space.size),
+            "rate": rate,
             # Not yet known: python.train.calibrate measures these.
             "sd_scale": torch.ones(len(load_action_units().names)),
             "sd_by_level": torch.ones(len(SD_LEVELS)),

@@ -158,6 +158,15 @@ def test_photographs_depend_on_the_seed_alone():
     assert not torch.equal(pictures[0], pictures[2])
 
 
+def test_a_picture_does_not_depend_on_what_happens_to_its_neighbours():
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(5, 3, 32, 32, generator=random)
+    for happens in ([0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]):
+        chosen = torch.tensor(happens, dtype=torch.bool).reshape(-1, 1, 1, 1)
+        out = augment._changed(images, chosen, lambda rows: 1 - images[rows])
+        assert torch.equal(out, torch.where(chosen, 1 - images, images))
+
+
 def test_composite_is_exact_at_full_and_no_coverage():
     rgba = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     rgba[:, 3, :2], rgba[:, 3, 2:] = 1, 0
