@@ -48,7 +48,7 @@ from python.train.distill_features import (
 REGIONS = 4  # the face is cut into 4 x 4 squares, in each of which a layer's channels are averaged
 SIZE = 256  # features of a kind that has more are reduced to so many principal components
 BATCH = 128
-TEMPER = 8.0  # the distance is divided by this, as in configs/full.toml; only its ratio to the prior counts
+TEMPER = 32.0  # the distance is divided by this, as in configs/full.toml; only its ratio to the prior counts
 DISTILL = {"batch": 1024, "lr": 3e-3, "weight_decay": 1e-4, "log_every": 1000}
 
 
@@ -63,7 +63,7 @@ class Variant:
     precision: float = 1.0
     diagonal: bool = False
     kind: DistanceKind = "squared"
-    sparsity: float = 0.0
+    sparsity: float = 0.25  # as in configs/full.toml
     from_mean: bool = False
 
 
@@ -80,6 +80,7 @@ VARIANTS = (
     Variant("distance x 4 (the same as prior x 1/4)", precision=0.25),
     Variant("distance x 1/4 (prior x 4)", precision=4.0),
     Variant("prior without correlations", diagonal=True),
+    Variant("no sparsity", sparsity=0.0),
     Variant("sparsity 1 on every expression", sparsity=1.0),
     Variant("sparsity 4 on every expression", sparsity=4.0),
     Variant("started at the average face", from_mean=True),
