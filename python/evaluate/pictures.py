@@ -27,6 +27,7 @@ CHUNK = 64  # renders read at a time
 # How much smaller the picture is than the render, in which 38 px lie between the eyes, and how often.
 SCALES, SCALE_SHARES = (1.0, 0.6, 0.4), (0.6, 0.2, 0.2)
 EYE_DISTANCE = 38
+GREY = 128
 BOX_SHIFT, BOX_LOG_SIDE = 0.05, 0.1  # standard deviations: of the box's side, and of its logarithm
 
 
@@ -83,6 +84,13 @@ class TestSet:
             if side != photo.shape[0]:
                 photo = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
             yield np.asarray(photo, np.uint8)
+
+
+def over_grey(rgba: UInt8Array) -> UInt8Array:
+    """A render [H, W, 4] as it is, without what a camera makes of it, over a grey background: [H, W, 3]."""
+    alpha = rgba[..., 3:] / 255
+    out: UInt8Array = (rgba[..., :3] * alpha + GREY * (1 - alpha)).round().astype(np.uint8)
+    return out
 
 
 def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> TestSet:

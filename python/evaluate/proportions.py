@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.metrics import Array
-from python.evaluate.pictures import load_test_set
+from python.evaluate.pictures import load_test_set, over_grey
 
 Image = npt.NDArray[np.uint8]
 Finder = Callable[[Image], list[Array]]  # a picture -> landmarks [478, 2] px of every face in it
@@ -105,8 +105,7 @@ def resting_renders(folder: Path, count: int) -> Iterator[Image]:
     test = load_test_set(folder)
     for row in test.rows[test.neutral][:count]:
         (rgba,) = test.renders.images([row])
-        alpha = rgba[..., 3:] / 255
-        yield _enlarge((rgba[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8), ENLARGED)
+        yield _enlarge(over_grey(rgba), ENLARGED)
 
 
 def _enlarge(image: Image, factor: int) -> Image:
