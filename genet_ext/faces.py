@@ -24,6 +24,7 @@ from genet_ext.batching import in_chunks
 from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor, ExtractorOutput
 from genet_ext.face_finder import find_faces
 from genet_ext.images import Source, UInt8Array, UnreadableImage
+from genet_ext.parameters import load_parameter_space
 from genet_ext.status import Status
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
@@ -297,7 +298,7 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
     """Crop every face, look at it, and crop it anew by the landmarks seen, until that changes little.
 
     What was seen in the last crop is the result: a crop that is already where its landmarks want it needs no
-    second look.
+    second look. The parameters are regressed from it and from its mirror image.
     """
     valid = np.array([face.patch is not None for face in faces], bool)
     similarity = np.full((len(faces), 2, 3), np.nan)
@@ -305,9 +306,12 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
         similarity[row] = faces[row].patch.first  # type: ignore[union-attr]
     movable = valid & ~np.array([face.aligned for face in faces], bool)
     seen: tuple[Tensor, ...] | None = None
+    last = torch.zeros(len(faces), 3, CROP_SIZE, CROP_SIZE, dtype=torch.uint8, device=device)
     rows = np.flatnonzero(valid)
     for looks_left in reversed(range(MAX_LOOKS)):
-        output = look(extractor, _crops([faces[row] for row in rows], similarity[rows], device))
+        pixels = _crops([faces[row] for row in rows], similarity[rows], device)
+        last[torch.from_numpy(rows).to(device)] = pixels
+        output = look(extractor, pixels)
         if seen is None:
             seen = tuple(x.new_zeros(len(faces), *x.shape[1:]) for x in output)
         for whole, part in zip(seen, output, strict=True):
@@ -321,13 +325,25 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
         rows = rows[unsettled]
         similarity[rows] = wanted[unsettled]
     assert seen is not None
-    return FaceBatch(faces, ExtractorOutput(*seen), similarity, valid)
+    whole_seen, fitted = ExtractorOutput(*seen), torch.from_numpy(valid).to(device)
+    mirror_images = last[fitted].flip(3).contiguous(memory_format=torch.channels_last)
+    mirrored = look(extractor, mirror_images).parameters
+    whole_seen.parameters[fitted] = both_ways(whole_seen.parameters[fitted], mirrored)
+    return FaceBatch(faces, whole_seen, similarity, valid)
 
 
 def look(extractor: Extractor, pixels: Tensor) -> ExtractorOutput:
     """The extractor's output of uint8 crops [B, 3, 128, 128]; B may be 0."""
     with torch.no_grad():
         return ExtractorOutput(*in_chunks(lambda x: extractor(x.float() / 255), pixels))
+
+
+def both_ways(regressed: Tensor, mirrored: Tensor) -> Tensor:
+    """Parameters [B, P] from those regressed from crops and those from the crops' mirror images.
+
+    The two err in part independently. Nothing is lost: a face in a mirror is a face.
+    """
+    return (regressed + load_parameter_space().mirrored(mirrored)) / 2
 
 
 def _movement(new: FloatArray, old: FloatArray) -> FloatArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 import torch
@@ -17,6 +17,12 @@ def read_table(name: str) -> list[dict[str, str]]:
     """Rows of one of the package's CSV tables (``genet_ext/data``), as dictionaries by column name."""
     with resources.files("genet_ext").joinpath("data", name).open("r", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+# What changes its sign in a mirror; of the identity, the antisymmetric modes.
+MIRROR_TURNS = frozenset(
+    ("yaw", "roll", "id_09", "id_20", "id_25", "id_28", "id_33", "id_37", "id_43", "id_45")
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,28 @@ class ParameterSpace:
             raise KeyError(f"unknown group {group!r}; expected one of {sorted(set(self.groups))}")
         start = self.groups.index(group)
         return slice(start, start + self.groups.count(group))
+
+    def mirrored(self, theta: Tensor) -> Tensor:
+        """Parameters [..., P] of a face -> those of its mirror image.
+
+        Left and right change places, the head turns and leans the other way, and the identity modes that make
+        a face lopsided make it so on the other side. Exact for ICT-FaceKit: each of its modes is symmetric or
+        antisymmetric.
+        """
+        return theta[..., self._mirror_order.to(theta.device)] * self._mirror_sign.to(theta)
+
+    @cached_property
+    def _mirror_order(self) -> Tensor:
+        """[P]: where each parameter of the mirror image comes from."""
+        other = {"AU61": "AU62", "AU62": "AU61"}  # eyes to the left, to the right
+        for name in self.names:
+            if name[-2:] in ("_L", "_R"):
+                other[name] = name[:-1] + ("R" if name.endswith("L") else "L")
+        return torch.tensor([self.index(other.get(name, name)) for name in self.names])
+
+    @cached_property
+    def _mirror_sign(self) -> Tensor:
+        return torch.tensor([-1.0 if name in MIRROR_TURNS else 1.0 for name in self.names])
 
     def names_of(self, group: str) -> tuple[str, ...]:
         """Parameter names of one group, in order."""

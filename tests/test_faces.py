@@ -15,18 +15,21 @@ from genet_ext.faces import (
     TEMPLATE,
     align_faces,
     align_to_template,
+    both_ways,
     box_to_similarity,
     crop,
     cut_patch,
     faces_of,
     invert,
     iter_given,
+    look,
     rotation_of,
     scale_of,
     transform,
 )
 from genet_ext.images import iter_sources
 from genet_ext.models import random_models
+from genet_ext.parameters import load_parameter_space
 from genet_ext.status import Status
 
 FACE = np.array([173.0, 66.0, 275.0, 168.0])  # of the astronaut
@@ -233,11 +236,12 @@ class KnowingExtractor:
     Args:
         first: the similarity of the first crop.
         true: the similarity that alignment should find.
-        off: px by which the landmarks of each look lie to the right of the truth.
+        off: px by which the landmarks of each look lie to the right of the truth; 0 in the last one, which is
+            at the mirror image.
     """
 
     def __init__(self, first, true, off):
-        self.similarity, self.true, self.off, self.looks = first, true, list(off), 0
+        self.similarity, self.true, self.off, self.looks = first, true, [*off, 0], 0
 
     def __call__(self, pixels):
         points = transform(self.similarity, transform(invert(self.true), TEMPLATE))
@@ -265,10 +269,32 @@ def test_alignment_looks_until_the_crop_stays(off, looks):
     extractor = KnowingExtractor(box_to_similarity(box), true, off)
     (face,) = faces_of(source(astronaut()), box[None])
     batch = align_faces([face], extractor, torch.device("cpu"))
-    assert extractor.looks == looks
-    # What was seen last is the result, and belongs to the crop it was seen in.
+    assert extractor.looks == looks + 1
+    # What was seen last, but for the mirror image, is the result, and belongs to the crop it was seen in.
     assert (batch.seen.features == looks).all()
     assert np.abs(transform(batch.similarity[0], transform(invert(true), TEMPLATE)) - TEMPLATE).max() < 1
+
+
+def test_a_face_and_its_mirror_image_are_read_alike():
+    space, extractor = load_parameter_space(), random_models().extractor
+    crops = torch.randint(
+        256, (3, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    there, back = look(extractor, crops).parameters, look(extractor, crops.flip(3)).parameters
+    read, read_mirrored = both_ways(there, back), both_ways(back, there)
+    assert torch.allclose(space.mirrored(read), read_mirrored, atol=1e-6)
+    assert not torch.allclose(there, space.mirrored(back), atol=1e-3)
+
+
+def test_alignment_reads_the_last_crop_and_its_mirror_image():
+    extractor = random_models().extractor
+    good, nobody = (faces_of(source(astronaut()), box[None])[0] for box in (FACE, np.full(4, np.nan)))
+    batch = align_faces([nobody, good], extractor, torch.device("cpu"))
+    pixels = torch.from_numpy(good.patch.crop(batch.similarity[1])).permute(2, 0, 1)[None]
+    expected = both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3))))
+    # Another memory layout may change the last digit.
+    assert torch.allclose(batch.seen.parameters[1:], expected, atol=1e-6)
+    assert not batch.seen.parameters[0].any()
 
 
 def test_a_settled_face_is_not_looked_at_again_with_the_others():

@@ -8,6 +8,21 @@ from genet_ext.models import load_models, random_models
 from genet_ext.parameters import load_parameter_space, read_table
 
 
+def test_a_mirror_swaps_the_sides_and_turns_the_head():
+    space = load_parameter_space()
+    theta = torch.arange(1.0, space.size + 1)
+    mirrored = space.mirrored(torch.stack([theta, 2 * theta]))
+    assert torch.equal(space.mirrored(mirrored)[1], 2 * theta)
+
+    def at(name: str, values: torch.Tensor) -> float:
+        return values[space.index(name)].item()
+
+    for name, other in (("AU12_L", "AU12_R"), ("AU30_R", "AU30_L"), ("AU61", "AU62"), ("AU17", "AU17")):
+        assert at(name, mirrored[0]) == at(other, theta)
+    for name, sign in (("pitch", 1), ("yaw", -1), ("roll", -1), ("id_00", 1), ("id_09", -1)):
+        assert at(name, mirrored[0]) == sign * at(name, theta)
+
+
 def test_parameter_space_is_grouped_bounded_and_indexed():
     space = load_parameter_space()
     assert space.size == 96

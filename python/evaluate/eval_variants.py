@@ -24,6 +24,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from genet_ext.action_units import load_action_units
+from genet_ext.faces import both_ways
 from genet_ext.fitting import resolve_device
 from genet_ext.generators import FeatureGenerator
 from genet_ext.models import Models, Prior, load_models
@@ -130,7 +131,8 @@ def look(models: Models, renders: RenderDataset, seed: int) -> Seen:
         kinds["landmarks"].append(seen.landmarks.flatten(1))
         pooled = [functional.adaptive_avg_pool2d(x, REGIONS).flatten(1) for x in maps]
         kinds["layers"].append(torch.cat(pooled, 1))
-        regressed.append(seen.parameters.clamp(lower, upper))
+        of_both = both_ways(seen.parameters, models.extractor(batch["pixels"].flip(3)).parameters)
+        regressed.append(of_both.clamp(lower, upper))
         theta.append(batch["theta"])
     for hook in hooks:
         hook.remove()

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
+from genet_ext.faces import both_ways
 from genet_ext.generators import FeatureGenerator
 from genet_ext.generators.feature_mlp import HIDDEN
 from genet_ext.models import REST_SPREAD, SD_LEVELS, read_weights
@@ -123,8 +124,9 @@ def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int)
     progress = tqdm(total=views * len(renders), desc="features", unit="face", disable=None)
     for batch in photographer.in_order(OBSERVE_BATCH, JITTERS, views):
         said = extractor(batch["pixels"])
+        regressed = both_ways(said.parameters, extractor(batch["pixels"].flip(3)).parameters)
         inputs = appearance_inputs(said.features, batch["pixels"])
-        out.append(Observed(batch["theta"], said.features, said.parameters, inputs, batch["appearance"]))
+        out.append(Observed(batch["theta"], said.features, regressed, inputs, batch["appearance"]))
         progress.update(len(said.features))
     progress.close()
     return Observed(*(torch.cat(column) for column in zip(*out, strict=True)))
