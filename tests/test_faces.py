@@ -290,7 +290,7 @@ def test_alignment_reads_the_last_crop_and_its_mirror_image():
     extractor = random_models().extractor
     good, nobody = (faces_of(source(astronaut()), box[None])[0] for box in (FACE, np.full(4, np.nan)))
     batch = align_faces([nobody, good], extractor, torch.device("cpu"))
-    pixels = torch.from_numpy(good.patch.crop(batch.similarity[1])).permute(2, 0, 1)[None]
+    pixels = torch.tensor(good.patch.crop(batch.similarity[1])).permute(2, 0, 1)[None]
     expected = both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3))))
     # Another memory layout may change the last digit.
     assert torch.allclose(batch.seen.parameters[1:], expected, atol=1e-6)
