@@ -283,7 +283,8 @@ class FaceBatch:
 
     Attributes:
         faces: the B faces.
-        seen: the extractor's output [B, ...], on the networks' device; zero without a face.
+        seen: the extractor's output [B, ...], on the networks' device; zero without a face. Its parameters
+            are the mean of what the crop and its mirror image say.
         similarity: float64 [B, 2, 3], photograph px -> crop px; NaN without a face.
         valid: bool [B], whether there is a face.
     """
@@ -310,12 +311,13 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
     rows = np.flatnonzero(valid)
     for looks_left in reversed(range(MAX_LOOKS)):
         pixels = _crops([faces[row] for row in rows], similarity[rows], device)
-        last[torch.from_numpy(rows).to(device)] = pixels
+        at = torch.from_numpy(rows).to(device)
+        last[at] = pixels
         output = look(extractor, pixels)
         if seen is None:
             seen = tuple(x.new_zeros(len(faces), *x.shape[1:]) for x in output)
         for whole, part in zip(seen, output, strict=True):
-            whole[torch.from_numpy(rows).to(device)] = part
+            whole[at] = part
         landmarks = output.landmarks.double().cpu().numpy()
         now = similarity[rows]
         wanted = align_to_template(transform(invert(now), landmarks))
@@ -325,11 +327,10 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
         rows = rows[unsettled]
         similarity[rows] = wanted[unsettled]
     assert seen is not None
-    whole_seen, fitted = ExtractorOutput(*seen), torch.from_numpy(valid).to(device)
-    mirror_images = last[fitted].flip(3).contiguous(memory_format=torch.channels_last)
-    mirrored = look(extractor, mirror_images).parameters
-    whole_seen.parameters[fitted] = both_ways(whole_seen.parameters[fitted], mirrored)
-    return FaceBatch(faces, whole_seen, similarity, valid)
+    found, at = ExtractorOutput(*seen), torch.from_numpy(valid).to(device)
+    mirror_images = last[at].flip(3).contiguous(memory_format=torch.channels_last)
+    found.parameters[at] = both_ways(found.parameters[at], look(extractor, mirror_images).parameters)
+    return FaceBatch(faces, found, similarity, valid)
 
 
 def look(extractor: Extractor, pixels: Tensor) -> ExtractorOutput:

@@ -19,7 +19,8 @@ from python.evaluate import metrics
 from python.evaluate.metrics import Array
 from python.render.geometry import MARGIN
 from python.render.reader import RenderDataset, load_dataset
-from python.train.augment import Draw, photographs
+from python.train.augment import Draw, composite, photographs
+from python.train.crops import GREY
 
 Labels = npt.NDArray[np.str_]
 
@@ -27,7 +28,6 @@ CHUNK = 64  # renders read at a time
 # How much smaller the picture is than the render, in which 38 px lie between the eyes, and how often.
 SCALES, SCALE_SHARES = (1.0, 0.6, 0.4), (0.6, 0.2, 0.2)
 EYE_DISTANCE = 38
-GREY = 128
 BOX_SHIFT, BOX_LOG_SIDE = 0.05, 0.1  # standard deviations: of the box's side, and of its logarithm
 
 
@@ -88,9 +88,8 @@ class TestSet:
 
 def over_grey(rgba: UInt8Array) -> UInt8Array:
     """A render [H, W, 4] as it is, without what a camera makes of it, over a grey background: [H, W, 3]."""
-    alpha = rgba[..., 3:] / 255
-    out: UInt8Array = (rgba[..., :3] * alpha + GREY * (1 - alpha)).round().astype(np.uint8)
-    return out
+    planes = torch.from_numpy(rgba).permute(2, 0, 1)[None].float() / 255
+    return np.asarray((255 * composite(planes, GREY)[0]).round().byte().permute(1, 2, 0), np.uint8)
 
 
 def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> TestSet:

@@ -22,17 +22,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
+from genet_ext.images import UInt8Array, iter_sources, list_photos
 from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.metrics import Array
 from python.evaluate.pictures import load_test_set, over_grey
 
-Image = npt.NDArray[np.uint8]
-Finder = Callable[[Image], list[Array]]  # a picture -> landmarks [478, 2] px of every face in it
+Finder = Callable[[UInt8Array], list[Array]]  # a picture -> landmarks [478, 2] px of every face in it
 
-EXTENSIONS = {".jpg", ".jpeg", ".png"}
 ENLARGED = 3  # renders and small photographs are enlarged: the mesh was made for larger faces
 SMALL_PHOTO = 600  # px, the longer side
 MOST_TURN = 0.15  # of the nose from the middle between the eyes, about 15 degrees
@@ -76,7 +74,7 @@ def mediapipe_finder() -> Finder:
     except (ImportError, AttributeError) as error:
         raise SystemExit(f"needs MediaPipe's face mesh: pip install mediapipe==0.10.14 ({error})") from error
 
-    def find(image: Image) -> list[Array]:
+    def find(image: UInt8Array) -> list[Array]:
         size = np.array([image.shape[1], image.shape[0]])
         found = mesh.process(image).multi_face_landmarks or []
         return [np.array([[p.x, p.y] for p in face.landmark]) * size for face in found]
@@ -84,23 +82,21 @@ def mediapipe_finder() -> Finder:
     return find
 
 
-def photographs(places: Iterable[Path]) -> Iterator[Image]:
-    """The photographs of files and folders, RGB. Raises FileNotFoundError for one that cannot be read."""
+def photographs(places: Iterable[Path]) -> Iterator[UInt8Array]:
+    """The photographs of files and folders, RGB.
+
+    Raises FileNotFoundError for a missing one and UnreadableImage for one that cannot be decoded.
+    """
     for place in places:
-        files = (
-            sorted(p for p in place.iterdir() if p.suffix.lower() in EXTENSIONS)
-            if place.is_dir()
-            else [place]
-        )
-        for file in files:
-            image = cv2.imread(str(file))
-            if image is None:
-                raise FileNotFoundError(f"photos: expected pictures or folders of them; cannot read {file}")
-            larger = ENLARGED if max(image.shape) < SMALL_PHOTO else 1
-            yield _enlarge(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), larger)
+        if not place.exists():
+            raise FileNotFoundError(f"photos: expected pictures or folders of them; no such file: {place}")
+        sources, _ = iter_sources(list_photos(place))
+        for source in sources:
+            image = source.read()
+            yield _enlarge(image, ENLARGED if max(image.shape) < SMALL_PHOTO else 1)
 
 
-def resting_renders(folder: Path, count: int) -> Iterator[Image]:
+def resting_renders(folder: Path, count: int) -> Iterator[UInt8Array]:
     """Up to ``count`` renders without any AU, over grey."""
     test = load_test_set(folder)
     for row in test.rows[test.neutral][:count]:
@@ -108,13 +104,13 @@ def resting_renders(folder: Path, count: int) -> Iterator[Image]:
         yield _enlarge(over_grey(rgba), ENLARGED)
 
 
-def _enlarge(image: Image, factor: int) -> Image:
+def _enlarge(image: UInt8Array, factor: int) -> UInt8Array:
     if factor == 1:
         return image
     return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-def measure(name: str, images: Iterable[Image], find: Finder) -> dict[str, Any]:
+def measure(name: str, images: Iterable[UInt8Array], find: Finder) -> dict[str, Any]:
     """Mean and standard deviation of every proportion over the faces of some pictures."""
     rows = [
         row

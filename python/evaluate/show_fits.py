@@ -29,8 +29,7 @@ def choose(test: TestSet) -> list[int]:
     chosen: list[int] = []
     frontal = (np.abs(test.pose[:, :2]) < MOST_TURN).all(1) & (test.scale == 1)
     for au in EXPRESSIONS:
-        values = np.nan_to_num(test.aus)
-        strong = values[:, test.names.index(au)] > STRONG
+        strong = np.nan_to_num(test.aus[:, test.names.index(au)]) > STRONG
         used = np.isin(test.person, test.person[chosen])
         found = np.flatnonzero(strong & frontal & ~used)
         if len(found):
