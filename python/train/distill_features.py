@@ -59,7 +59,7 @@ def main() -> None:
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     views = config["views"]
-    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed)
+    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, mirror=False)
     fit_appearance(extractor, seen)
     export(extractor.state_dict(), arguments.out / "extractor.safetensors")
     net = train(seen.theta, seen.features, config, arguments.out, arguments.seed)
@@ -117,14 +117,21 @@ class Observed(NamedTuple):
 
 
 @torch.no_grad()
-def observe(extractor: Extractor, renders: RenderDataset, views: int, seed: int) -> Observed:
-    """Every render ``views`` times, each time with other background, light, blur and alignment error."""
+def observe(
+    extractor: Extractor, renders: RenderDataset, views: int, seed: int, mirror: bool = True
+) -> Observed:
+    """Every render ``views`` times, each time with other background, light, blur and alignment error.
+
+    With ``mirror``, the parameters are regressed as in ``fit``, from the mirror image, too.
+    """
     photographer = Photographer(renders, next(extractor.parameters()).device, seed)
     out: list[Observed] = []
     progress = tqdm(total=views * len(renders), desc="features", unit="face", disable=None)
     for batch in photographer.in_order(OBSERVE_BATCH, JITTERS, views):
         said = extractor(batch["pixels"])
-        regressed = both_ways(said.parameters, extractor(batch["pixels"].flip(3)).parameters)
+        regressed = said.parameters
+        if mirror:
+            regressed = both_ways(regressed, extractor(batch["pixels"].flip(3)).parameters)
         inputs = appearance_inputs(said.features, batch["pixels"])
         out.append(Observed(batch["theta"], said.features, regressed, inputs, batch["appearance"]))
         progress.update(len(said.features))
