@@ -1,0 +1,165 @@
+r"""What stands between the AUs of renders and what is read of them: the faces, the pixels or the camera?
+
+- A small network learns AUs from the labels of training renders alone: where 200 points of the surface and 68
+  landmarks lie in the aligned crop, hidden ones too, off by a given deviation in each direction and each for
+  itself. Without any deviation it reaches what resting faces leave to be told at all; how fast it falls says
+  how finely somebody must see.
+- The extractor reads the same faces, perfectly aligned, over grey, without anything that a camera does.
+- What ``fit`` makes of them after a camera and a loose box is told by python.evaluate.eval_recovery.
+
+Writes limits.json and limits.md into --out. Ten minutes on one CPU core:
+
+    python -m python.evaluate.eval_limits --data renders/train --held-out renders/test --out runs/limits
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm, trange
+
+from genet_ext.action_units import load_action_units
+from genet_ext.extractors import Extractor
+from genet_ext.extractors.face_cnn import CROP_SIZE
+from genet_ext.faces import both_ways, look
+from genet_ext.models import load_models
+from genet_ext.parameters import load_parameter_space
+from python.evaluate import metrics
+from python.evaluate.common import markdown_table, provenance, write_json
+from python.evaluate.pictures import over_grey
+from python.render.geometry import MARGIN
+from python.render.reader import RenderDataset, load_dataset
+
+DEVIATIONS = (0.0, 0.25, 0.5, 1.0, 2.0)  # px
+STEPS, BATCH, LR, WIDTH = 6000, 512, 2e-3, 512
+CHUNK = 64  # pictures read at a time
+NEAR_FRONTAL = np.radians(15)
+
+
+def points(renders: RenderDataset) -> Tensor:
+    """[N, 2 K] px: where the points of each face's surface and its landmarks lie."""
+    both = np.concatenate([renders.dense, renders.landmarks], 1, dtype=np.float32)
+    return torch.from_numpy(both.reshape(len(renders), -1))
+
+
+def learn(renders: RenderDataset, deviation: float, steps: int) -> nn.Module:
+    """A network from points [N, 2 K], ``deviation`` px off, to parameters [N, P]."""
+    torch.manual_seed(0)
+    inputs, theta = points(renders), torch.from_numpy(renders.theta).float()
+    net = nn.Sequential(
+        _Scaled(inputs.mean(0), inputs.std(0).clamp(min=1e-3)),
+        nn.Linear(inputs.shape[1], WIDTH),
+        nn.GELU(),
+        nn.Linear(WIDTH, WIDTH),
+        nn.GELU(),
+        nn.Linear(WIDTH, theta.shape[1]),
+    )
+    mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps)
+    for _ in trange(steps, desc=f"{deviation:g} px", unit="step", disable=None):
+        rows = torch.randint(len(inputs), (BATCH,))
+        seen = inputs[rows] + deviation * torch.randn(BATCH, inputs.shape[1])
+        loss = (net(seen) - (theta[rows] - mean) / spread).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return nn.Sequential(net, _Scaled(-mean / spread, 1 / spread)).eval()  # back to parameters
+
+
+class _Scaled(nn.Module):
+    """(x - centre) / spread."""
+
+    def __init__(self, centre: Tensor, spread: Tensor) -> None:
+        super().__init__()
+        self.centre, self.spread = centre, spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.centre) / self.spread
+
+
+@torch.no_grad()
+def from_points(net: nn.Module, renders: RenderDataset, deviation: float) -> Tensor:
+    """Parameters [N, P] read from the points of held-out renders."""
+    exact = points(renders)
+    noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
+    read: Tensor = net(exact + deviation * noise)
+    return read
+
+
+def from_pixels(extractor: Extractor, renders: RenderDataset) -> Tensor:
+    """Parameters [N, P] that the extractor regresses from the aligned crops and their mirror images."""
+    inside = slice(MARGIN, MARGIN + CROP_SIZE)
+    read = []
+    for rows in tqdm(np.array_split(np.arange(len(renders)), -(-len(renders) // CHUNK)), disable=None):
+        crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows)])
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        mirrored = pixels.flip(3)
+        read.append(both_ways(look(extractor, pixels).parameters, look(extractor, mirrored).parameters))
+    return torch.cat(read)
+
+
+def judge(read: Tensor, renders: RenderDataset) -> dict[str, Any]:
+    """Figures of merit of the AUs of parameters [N, P] read from renders: all, and near-frontal by AU."""
+    space, table = load_parameter_space(), load_action_units()
+    aus = table.values(read.clamp(space.lower, space.upper).double().numpy())
+    truth = table.values(renders.theta.astype(np.float64))
+    frontal = np.abs(renders.theta[:, space.index("yaw")]) < NEAR_FRONTAL
+    near = metrics.au_table(table.names, truth[frontal], aus[frontal])
+    return {
+        "all": metrics.summary(table.names, truth, aus),
+        "near_frontal": {"r": metrics.mean_of(near, "r"), "per_au": near},
+    }
+
+
+def report(
+    trained: RenderDataset, held_out: dict[str, RenderDataset], steps: int, extractor: Extractor
+) -> dict[str, Any]:
+    """For each way to look, what :func:`judge` says of each set."""
+    out = {}
+    for deviation in DEVIATIONS:
+        net = learn(trained, deviation, steps)
+        out[f"points off by {deviation:g} px"] = {
+            name: judge(from_points(net, renders, deviation), renders) for name, renders in held_out.items()
+        }
+    out["extractor, no camera"] = {
+        name: judge(from_pixels(extractor, renders), renders) for name, renders in held_out.items()
+    }
+    return out
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of training renders")
+    parser.add_argument(
+        "--held-out", type=Path, nargs="+", required=True, help="folders of renders to judge on"
+    )
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of {BATCH} faces (default {STEPS})")
+    parser.add_argument("--weights", type=Path, help="folder of weights (default: the shipped ones)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    arguments = parser.parse_args()
+    held_out = {folder.name: load_dataset(folder) for folder in arguments.held_out}
+    extractor = load_models("cpu", arguments.weights).extractor
+    found = report(load_dataset(arguments.data), held_out, arguments.steps, extractor)
+    rows = [
+        [way, *(f"{r['all']['r']:.3f}, {r['near_frontal']['r']:.3f}" for r in by_set.values())]
+        for way, by_set in found.items()
+    ]
+    table = markdown_table(["what is seen", *(f"{name}: r, near-frontal" for name in held_out)], rows)
+    about = provenance("cpu", arguments.weights, steps=arguments.steps)
+    write_json(arguments.out / "limits.json", {"provenance": about, **found})
+    (arguments.out / "limits.md").write_text(f"# What stands between the AUs and what is read\n\n{table}\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What points and pixels tell of AUs: on made-up renders whose points follow their parameters."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2", reason="needs opencv-python-headless (pip install genet-ext[train])")
+
+import torch
+from tiny_models import tiny_models
+
+from genet_ext.parameters import load_parameter_space
+from python.evaluate import eval_limits
+from python.render.dataset import FORMAT
+
+COUNT, POINTS, CANVAS = 200, 80, 192
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Renders that show nothing; their 80 + 68 points are linear in the parameters, 3 px for each."""
+    rng = np.random.default_rng(0)
+    space = load_parameter_space()
+    theta = np.where(rng.random((COUNT, space.size)) < 0.5, 0, rng.random((COUNT, space.size)))
+    moves = 3 * np.random.default_rng(1).standard_normal((space.size, (POINTS + 68) * 2))
+    points = 64 + (theta @ moves / np.sqrt(space.size)).reshape(COUNT, -1, 2)
+    arrays = {
+        "images": np.zeros((COUNT, CANVAS, CANVAS, 4), np.uint8),
+        "theta": theta.astype(np.float32),
+        "dense": points[:, :POINTS].astype(np.float32),
+        "landmarks": points[:, POINTS:].astype(np.float32),
+        "dense_visible": np.ones((COUNT, POINTS), np.uint8),
+        "appearance": np.zeros((COUNT, 16), np.float32),
+        "person": np.full(COUNT, -1, np.int16),
+        "identity": np.arange(COUNT, dtype=np.int32),
+        "seed": np.arange(COUNT, dtype=np.uint32),
+        "index": np.arange(COUNT, dtype=np.int64),
+    }
+    (tmp_path / "set" / "shard-00000").mkdir(parents=True)
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps({"format": FORMAT, "count": COUNT}))
+    for name, array in arrays.items():
+        np.save(tmp_path / "set" / "shard-00000" / f"{name}.npy", array)
+    return tmp_path / "set"
+
+
+def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_limits, "DEVIATIONS", (0.0, 4.0))
+    monkeypatch.setattr(eval_limits, "BATCH", 128)
+    command = ["--data", folder, "--held-out", folder, "--steps", "150", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["eval_limits", *map(str, command)])
+    eval_limits.main()
+    found = json.loads((tmp_path / "out" / "limits.json").read_text())
+    exact, blurred = found["points off by 0 px"]["set"], found["points off by 4 px"]["set"]
+    assert exact["all"]["r"] > 0.9
+    assert exact["near_frontal"]["r"] > 0.9
+    assert blurred["all"]["r"] < exact["all"]["r"] - 0.2
+    assert exact["near_frontal"]["per_au"]["AU11"]["r"] is None
+    # All pictures are the same grey, so that nothing can be read of them.
+    assert found["extractor, no camera"]["set"]["all"]["r"] is None
+    assert "| points off by 0 px |" in (tmp_path / "out" / "limits.md").read_text()
+
+
+class _Pictures:
+    """As much of a RenderDataset as reading pixels takes."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        self.all = images
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        return self.all[rows]
+
+
+def test_the_extractor_reads_the_crop_inside_the_canvas() -> None:
+    """What changes around the crop is not seen, what changes in it is."""
+    extractor = tiny_models(0).extractor
+    images = np.zeros((3, CANVAS, CANVAS, 4), np.uint8)
+    images[1, :20] = 255
+    images[2, 60:90, 60:90] = 255
+    bare, around, inside = eval_limits.from_pixels(extractor, _Pictures(images))
+    assert torch.equal(bare, around)
+    assert not torch.equal(bare, inside)
