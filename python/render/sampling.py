@@ -291,8 +291,8 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
 # How much higher than the face model's the brows sit at rest, cm: mean, standard deviation, lowest, highest.
 # The model's own stand as far above the eyes as raised brows do in photographs (python.evaluate.proportions);
 # a share of the people keeps about those, for there are high brows, too.
-BROW_HEIGHT = (-0.62, 0.18, -1.1, 0.0)
-HIGH_BROWS, HIGH_BROWS_SHARE = (-0.08, 0.1, -0.3, 0.15), 0.12
+BROW_HEIGHT = (-0.55, 0.25, -1.1, 0.1)
+HIGH_BROWS, HIGH_BROWS_SHARE = (-0.08, 0.1, -0.3, 0.15), 0.2
 
 
 def sample_hidden_shapes(rng: Rng) -> dict[str, float]:

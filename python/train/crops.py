@@ -16,13 +16,6 @@ from python.train.augment import CropFrames, Draw, Jitter
 
 Example = dict[str, Tensor]
 
-MIRRORED_SHARE = 0.5  # of the random photographs, which are shown as in a mirror
-# Where each of the 68 landmarks (iBUG's order) comes from in a mirror: contour, brows, nose, eyes, lips.
-_EYES = (45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40)
-_LIPS = (*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1))
-MIRRORED_LANDMARKS = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), *_EYES, *_LIPS
-)  # fmt: skip
 HIDDEN_POINT_WEIGHT = 0.2  # of a surface point that is not seen: it still tells of the face's shape
 GREY = 128 / 255  # behind the image generator's faces
 
@@ -59,19 +52,16 @@ class Photographer:
             name: torch.from_numpy(np.asarray(value, np.float32)).to(self.device)
             for name, value in labels.items()
         }
-        self._light_x: int = renders.meta["appearance"].index("light_x")
         self._images: Tensor | None = None
         if self.device.type == "cuda":
             shards = [torch.from_numpy(np.array(shard)).to(self.device) for shard in renders.image_shards]
             self._images = torch.cat(shards)
 
     def photographs(self, batch: int, jitters: list[tuple[float, Jitter]], number: int) -> Example:
-        """Batch ``number`` of random renders as photographs (python.train.augment), half of them mirrored."""
+        """Batch ``number`` of random renders as photographs (see python.train.augment)."""
         generator = self._generator(number)
         rows = self._random_rows(batch, generator)
-        example = self._photographs(rows, jitters, generator)
-        chosen = torch.rand(batch, generator=generator, device=self.device) < MIRRORED_SHARE
-        return mirrored(example, chosen, self._light_x)
+        return self._photographs(rows, jitters, generator)
 
     def in_order(self, batch: int, jitters: list[tuple[float, Jitter]], views: int) -> Iterator[Example]:
         """Every render ``views`` times as a photograph, in order: the last batch may be smaller."""
@@ -116,36 +106,3 @@ class Photographer:
         for name in ("landmarks", "dense"):
             out[name] = frames.points(out[name])
         return out | {"pixels": pixels.contiguous(memory_format=torch.channels_last)}
-
-
-def mirrored(example: Example, chosen: Tensor, light_x: int) -> Example:
-    """The examples, the chosen ones as in a mirror: a face there is a face, too, and costs no rendering.
-
-    Args:
-        example: a batch; see :class:`Photographer`.
-        chosen: bool [B].
-        light_x: column of ``appearance`` that says from which side the light comes.
-
-    Returns:
-        A batch of the same form. The surface points have no counterparts on the other side: in a mirror they
-        have no weight.
-    """
-    width = example["pixels"].shape[3]
-    landmarks = example["landmarks"][:, list(MIRRORED_LANDMARKS)].clone()
-    landmarks[..., 0] = width - 1 - landmarks[..., 0]
-    appearance = example["appearance"].clone()
-    appearance[:, light_x] *= -1
-    in_mirror = {
-        "pixels": example["pixels"].flip(3),
-        "theta": load_parameter_space().mirrored(example["theta"]),
-        "landmarks": landmarks,
-        "dense": example["dense"],
-        "dense_weight": torch.zeros_like(example["dense_weight"]),
-        "appearance": appearance,
-    }
-    out = {}
-    for name, values in example.items():
-        which = chosen.reshape(-1, *(1,) * (values.dim() - 1))
-        out[name] = torch.where(which, in_mirror[name], values)
-    out["pixels"] = out["pixels"].contiguous(memory_format=torch.channels_last)
-    return out

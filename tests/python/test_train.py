@@ -19,7 +19,7 @@ from python.train import augment
 from python.train.augment import Draw
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, one_cycle
-from python.train.crops import MIRRORED_LANDMARKS, Photographer, load_renders, mirrored
+from python.train.crops import Photographer, load_renders
 
 COUNT = 12
 
@@ -199,44 +199,6 @@ def test_batches_depend_on_their_number_alone(renders):
     assert not torch.equal(first.photographs(4, jitters, 6)["pixels"], sixth["pixels"])
     other = Photographer(load_renders(renders), "cpu", seed=4).photographs(4, jitters, 5)
     assert not torch.equal(other["pixels"], sixth["pixels"])
-
-
-def test_a_mirrored_example_is_that_of_the_mirror_image(renders):
-    photographer = Photographer(load_renders(renders), "cpu", seed=3)
-    example = next(iter(photographer.in_order(COUNT, [(1.0, augment.SECOND_PASS)], 1)))
-    chosen = torch.arange(COUNT) % 3 == 0
-    light_x = APPEARANCE.index("light_x")
-    mirror = mirrored(example, chosen, light_x)
-    assert mirror.keys() == example.keys()
-    for name, values in example.items():
-        assert torch.equal(mirror[name][~chosen], values[~chosen])
-        assert mirror[name].shape == values.shape
-    assert torch.equal(mirror["pixels"][chosen], example["pixels"][chosen].flip(3))
-    assert torch.equal(mirror["theta"][chosen], load_parameter_space().mirrored(example["theta"][chosen]))
-    assert torch.equal(mirror["appearance"][chosen, light_x], -example["appearance"][chosen, light_x])
-    assert bool((mirror["dense_weight"][chosen] == 0).all())
-    # The face's own right outer eye corner is on the other side, and there it is the left one.
-    assert torch.allclose(
-        mirror["landmarks"][chosen, 45, 0], 127 - example["landmarks"][chosen, 36, 0], atol=1e-4
-    )
-    assert torch.equal(mirror["landmarks"][chosen, 45, 1], example["landmarks"][chosen, 36, 1])
-    again = mirrored(mirror, chosen, light_x)
-    assert all(torch.allclose(again[name], example[name], atol=1e-4) for name in ("theta", "landmarks"))
-
-
-def test_the_mirror_image_of_a_mirrored_landmark_is_the_landmark():
-    order = np.array(MIRRORED_LANDMARKS)
-    assert sorted(order) == list(range(68))
-    assert np.array_equal(order[order], np.arange(68))
-    assert list(np.flatnonzero(order == np.arange(68))) == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
-
-
-def test_half_of_the_random_photographs_are_mirrored(renders):
-    photographer = Photographer(load_renders(renders), "cpu", seed=3)
-    batches = [photographer.photographs(16, [(1.0, augment.ALIGNED)], number) for number in range(4)]
-    weights = torch.cat([batch["dense_weight"] for batch in batches])
-    share = (weights == 0).all(1).float().mean()
-    assert 0.3 < float(share) < 0.7
 
 
 def test_every_render_is_shown_in_order(renders):
