@@ -40,7 +40,10 @@ exit codes: 0 every image was fitted, 1 some were not (they are listed), 2 wrong
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        # argparse itself would show the usage of genet-ext, which does not list the command's options.
+        options.usage_error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command is None:
         parser.print_help()
         return USAGE
@@ -113,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         "disable", help="undo enable", description="Remove the .pth file that `genet-ext enable` wrote."
     )
     disable.set_defaults(run=_disable)
+    for each in (parser, *commands.choices.values()):
+        each.set_defaults(usage_error=each.error)
     return parser
 
 

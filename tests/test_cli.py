@@ -148,6 +148,15 @@ def test_argparse_errors_exit_with_2(arguments, capsys):
     assert "usage: genet-ext" in capsys.readouterr().err
 
 
+def test_an_unknown_option_shows_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "a.jpg", "--au", "3"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "usage: genet-ext fit" in said
+    assert "unrecognized arguments: --au" in said
+
+
 def test_no_command_shows_the_help(capsys):
     assert main([]) == 2
     assert "genet-ext demo" in capsys.readouterr().out
