@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from same_bits import assert_same_bits
 from skimage.data import astronaut
 from tiny_models import tiny_models
 
@@ -22,17 +23,6 @@ from genet_ext.models import random_models
 from genet_ext.result import FitResult
 
 BOX = [173.0, 66.0, 275.0, 168.0]
-FIELDS = (
-    "theta",
-    "regressed",
-    "features",
-    "loss",
-    "distance",
-    "posterior",
-    "landmarks",
-    "iterations",
-    "similarity",
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +47,6 @@ def photos_unlike(photo, number, seed=0):
         np.roll(photo, rng.integers(-20, 20, 2), (0, 1)) ^ rng.integers(0, 40, 3, np.uint8)
         for _ in range(number)
     ]
-
-
-def assert_same_bits(one: FitResult, other: FitResult):
-    for name in FIELDS:
-        assert np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True), name
-    assert one.status == other.status
 
 
 # --- inputs ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ Writes limits.json and limits.md into --out. Ten minutes on one CPU core:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,61 +48,48 @@ def points(renders: RenderDataset) -> Tensor:
     return torch.from_numpy(both.reshape(len(renders), -1))
 
 
-def learn(renders: RenderDataset, deviation: float, steps: int) -> nn.Module:
+def learn(renders: RenderDataset, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
     """A network from points [N, 2 K], ``deviation`` px off, to parameters [N, P]."""
     torch.manual_seed(0)
     inputs, theta = points(renders), torch.from_numpy(renders.theta).float()
+    centre, scale = inputs.mean(0), inputs.std(0).clamp(min=1e-3)
+    mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
     net = nn.Sequential(
-        _Scaled(inputs.mean(0), inputs.std(0).clamp(min=1e-3)),
         nn.Linear(inputs.shape[1], WIDTH),
         nn.GELU(),
         nn.Linear(WIDTH, WIDTH),
         nn.GELU(),
         nn.Linear(WIDTH, theta.shape[1]),
     )
-    mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps)
     for _ in trange(steps, desc=f"{deviation:g} px", unit="step", disable=None):
         rows = torch.randint(len(inputs), (BATCH,))
         seen = inputs[rows] + deviation * torch.randn(BATCH, inputs.shape[1])
-        loss = (net(seen) - (theta[rows] - mean) / spread).square().mean()
+        loss = (net((seen - centre) / scale) - (theta[rows] - mean) / spread).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return nn.Sequential(net, _Scaled(-mean / spread, 1 / spread)).eval()  # back to parameters
-
-
-class _Scaled(nn.Module):
-    """(x - centre) / spread."""
-
-    def __init__(self, centre: Tensor, spread: Tensor) -> None:
-        super().__init__()
-        self.centre, self.spread = centre, spread
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.centre) / self.spread
+    return lambda seen: net((seen - centre) / scale) * spread + mean
 
 
 @torch.no_grad()
-def from_points(net: nn.Module, renders: RenderDataset, deviation: float) -> Tensor:
+def from_points(net: Callable[[Tensor], Tensor], renders: RenderDataset, deviation: float) -> Tensor:
     """Parameters [N, P] read from the points of held-out renders."""
     exact = points(renders)
     noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    read: Tensor = net(exact + deviation * noise)
-    return read
+    return net(exact + deviation * noise)
 
 
 def from_pixels(extractor: Extractor, renders: RenderDataset) -> Tensor:
     """Parameters [N, P] that the extractor regresses from the aligned crops and their mirror images."""
     inside = slice(MARGIN, MARGIN + CROP_SIZE)
     read = []
-    for rows in tqdm(np.array_split(np.arange(len(renders)), -(-len(renders) // CHUNK)), disable=None):
-        crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows)])
+    for rows in tqdm(torch.arange(len(renders)).split(CHUNK), desc="extract", disable=None):
+        crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows.numpy())])
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
-        mirrored = pixels.flip(3)
-        read.append(both_ways(look(extractor, pixels).parameters, look(extractor, mirrored).parameters))
+        read.append(both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3)))))
     return torch.cat(read)
 
 

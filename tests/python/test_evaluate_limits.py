@@ -12,11 +12,11 @@ import pytest
 pytest.importorskip("cv2", reason="needs opencv-python-headless (pip install genet-ext[train])")
 
 import torch
+from made_up_renders import save_renders
 from tiny_models import tiny_models
 
 from genet_ext.parameters import load_parameter_space
 from python.evaluate import eval_limits
-from python.render.dataset import FORMAT
 
 COUNT, POINTS, CANVAS = 200, 80, 192
 
@@ -29,23 +29,15 @@ def folder(tmp_path: Path) -> Path:
     theta = np.where(rng.random((COUNT, space.size)) < 0.5, 0, rng.random((COUNT, space.size)))
     moves = 3 * np.random.default_rng(1).standard_normal((space.size, (POINTS + 68) * 2))
     points = 64 + (theta @ moves / np.sqrt(space.size)).reshape(COUNT, -1, 2)
-    arrays = {
+    fields = {
         "images": np.zeros((COUNT, CANVAS, CANVAS, 4), np.uint8),
         "theta": theta.astype(np.float32),
         "dense": points[:, :POINTS].astype(np.float32),
         "landmarks": points[:, POINTS:].astype(np.float32),
         "dense_visible": np.ones((COUNT, POINTS), np.uint8),
         "appearance": np.zeros((COUNT, 16), np.float32),
-        "person": np.full(COUNT, -1, np.int16),
-        "identity": np.arange(COUNT, dtype=np.int32),
-        "seed": np.arange(COUNT, dtype=np.uint32),
-        "index": np.arange(COUNT, dtype=np.int64),
     }
-    (tmp_path / "set" / "shard-00000").mkdir(parents=True)
-    (tmp_path / "set" / "dataset.json").write_text(json.dumps({"format": FORMAT, "count": COUNT}))
-    for name, array in arrays.items():
-        np.save(tmp_path / "set" / "shard-00000" / f"{name}.npy", array)
-    return tmp_path / "set"
+    return save_renders(tmp_path / "set", [], fields)
 
 
 def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from made_up_renders import save_renders
 from PIL import Image
 from skimage import data as pictures
 
@@ -21,7 +22,6 @@ from genet_ext.parameters import load_parameter_space
 from genet_ext.solver import SearchSettings
 from python.evaluate import eval_disfa, eval_photos, eval_recovery, eval_variants, second_model
 from python.evaluate.pictures import load_test_set
-from python.render.dataset import FORMAT
 
 COUNT = 8
 NAMES = load_action_units().names
@@ -34,10 +34,6 @@ def models():
 
 def write_renders(folder: Path) -> Path:
     """A folder in python/render's format: blotchy pictures of four people, the first two neutral."""
-    shard = folder / "shard-00000"
-    shard.mkdir(parents=True)
-    meta = {"format": FORMAT, "count": COUNT, "appearance": [f"a{i}" for i in range(15)] + ["exposure"]}
-    (folder / "dataset.json").write_text(json.dumps(meta))
     rng = np.random.default_rng(0)
     space = load_parameter_space()
     theta = np.zeros((COUNT, space.size), np.float32)
@@ -45,21 +41,16 @@ def write_renders(folder: Path) -> Path:
     theta[2:, space.indices("expression")] = rng.random((COUNT - 2, 46)) ** 2
     theta[:, space.indices("identity")] = rng.normal(0, 1, (COUNT, 47))
     blotches = rng.integers(0, 255, (COUNT, 24, 24, 4), np.uint8)
-    arrays = {
+    fields = {
         "images": np.repeat(np.repeat(blotches, 8, 1), 8, 2),
         "theta": theta,
         "landmarks": rng.uniform(50, 140, (COUNT, 68, 2)).astype(np.float32),
         "dense": np.zeros((COUNT, 0, 2), np.float32),
         "dense_visible": np.zeros((COUNT, 0), np.uint8),
         "appearance": rng.standard_normal((COUNT, 16)).astype(np.float32),
-        "person": np.full(COUNT, -1, np.int16),
         "identity": (np.arange(COUNT) // 2).astype(np.int32),
-        "seed": np.arange(COUNT, dtype=np.uint32),
-        "index": np.arange(COUNT, dtype=np.int64),
     }
-    for name, array in arrays.items():
-        np.save(shard / f"{name}.npy", array)
-    return folder
+    return save_renders(folder, [*(f"a{i}" for i in range(15)), "exposure"], fields)
 
 
 @pytest.fixture(scope="module")

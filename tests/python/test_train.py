@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from made_up_renders import save_renders
 from safetensors.torch import save_file
 
 from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, read_weights
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
-from python.render.dataset import FORMAT
 from python.render.renderer import APPEARANCE
 from python.train import augment
 from python.train.augment import Draw
@@ -27,30 +27,18 @@ COUNT = 12
 @pytest.fixture(scope="session")
 def renders(tmp_path_factory):
     """A folder in python/render's format, of smooth random pictures."""
-    folder = tmp_path_factory.mktemp("renders")
-    shard = folder / "shard-00000"
-    shard.mkdir()
-    (folder / "dataset.json").write_text(
-        json.dumps({"format": FORMAT, "count": COUNT, "appearance": list(APPEARANCE)})
-    )
     rng = np.random.default_rng(0)
     space = load_parameter_space()
     theta = rng.random((COUNT, space.size)).astype(np.float32)
-    arrays = {
+    fields = {
         "images": np.repeat(np.repeat(rng.integers(0, 255, (COUNT, 24, 24, 4), np.uint8), 8, 1), 8, 2),
         "theta": theta,
         "landmarks": rng.uniform(50, 140, (COUNT, 68, 2)).astype(np.float32),
         "dense": rng.uniform(50, 140, (COUNT, 20, 2)).astype(np.float32),
         "dense_visible": rng.integers(0, 2, (COUNT, 20), np.uint8),
         "appearance": rng.standard_normal((COUNT, 16)).astype(np.float32),
-        "person": np.full(COUNT, -1, np.int16),
-        "identity": np.arange(COUNT, dtype=np.int32),
-        "seed": np.arange(COUNT, dtype=np.uint32),
-        "index": np.arange(COUNT, dtype=np.int64),
     }
-    for name, array in arrays.items():
-        np.save(shard / f"{name}.npy", array)
-    return folder
+    return save_renders(tmp_path_factory.mktemp("renders"), APPEARANCE, fields)
 
 
 def run(script, *arguments):
