@@ -47,6 +47,7 @@ HOOKS: list[Hook] = [
     (faces, "cut_patch", "cut out"),
     (faces, "_crops", "crops"),
     (faces, "look", "extractor"),
+    (faces, "look_closely", "close look"),
     (fitting, "align_faces", "alignment"),
     (fitting, "search", "search"),
     (fitting, "au_posterior", "uncertainty"),
