@@ -1,8 +1,8 @@
 """From photographs to aligned face crops.
 
 A face is found (or its box is given), cut out of its photograph once, and then aligned: the extractor's own
-landmarks on a loose crop give a tighter one, until the crop stays where it is. Eyes and mouth are then looked
-at closely, in a crop twice as large. Every step treats one face at a time.
+landmarks on a loose crop give a tighter one, until the crop stays where it is. Every step treats one face at
+a time.
 
 Coordinates are pixels, x right, y down, pixel centres at integers.
 """
@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 
 from genet_ext.batching import in_chunks
-from genet_ext.extractors.close_look import CLOSE_SIZE, WINDOWS
 from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor, ExtractorOutput
 from genet_ext.face_finder import find_faces
 from genet_ext.images import Source, UInt8Array, UnreadableImage
@@ -285,7 +284,7 @@ class FaceBatch:
     Attributes:
         faces: the B faces.
         seen: the extractor's output [B, ...], on the networks' device; zero without a face. Its parameters
-            are the mean of what a close look at the face and one at its mirror image say.
+            are the mean of what the crop and its mirror image say.
         similarity: float64 [B, 2, 3], photograph px -> crop px; NaN without a face.
         valid: bool [B], whether there is a face.
     """
@@ -300,7 +299,7 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
     """Crop every face, look at it, and crop it anew by the landmarks seen, until that changes little.
 
     What was seen in the last crop is the result: a crop that is already where its landmarks want it needs no
-    second look. The parameters are those that a close look corrects (:func:`look_closely`).
+    second look. The parameters are regressed from it and from its mirror image.
     """
     valid = np.array([face.patch is not None for face in faces], bool)
     similarity = np.full((len(faces), 2, 3), np.nan)
@@ -329,10 +328,8 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
         similarity[rows] = wanted[unsettled]
     assert seen is not None
     found, at = ExtractorOutput(*seen), torch.from_numpy(valid).to(device)
-    rows = np.flatnonzero(valid)
-    close_ups = _crops([faces[row] for row in rows], similarity[rows], device, CLOSE_SIZE)
-    of_faces = ExtractorOutput(*(x[at] for x in found))
-    found.parameters[at] = look_closely(extractor, of_faces, last[at], close_ups)
+    mirror_images = last[at].flip(3).contiguous(memory_format=torch.channels_last)
+    found.parameters[at] = both_ways(found.parameters[at], look(extractor, mirror_images).parameters)
     return FaceBatch(faces, found, similarity, valid)
 
 
@@ -340,30 +337,6 @@ def look(extractor: Extractor, pixels: Tensor) -> ExtractorOutput:
     """The extractor's output of uint8 crops [B, 3, 128, 128]; B may be 0."""
     with torch.no_grad():
         return ExtractorOutput(*in_chunks(lambda x: extractor(x.float() / 255), pixels))
-
-
-def look_closely(extractor: Extractor, seen: ExtractorOutput, pixels: Tensor, close_ups: Tensor) -> Tensor:
-    """Parameters [B, P] of faces from their crops, their close-ups, and the mirror images of both.
-
-    Args:
-        extractor: F.
-        seen: what it saw in ``pixels``.
-        pixels: uint8 [B, 3, 128, 128], the crops.
-        close_ups: uint8 [B, 3, 256, 256], the same faces twice as large.
-    """
-    mirrored = look(extractor, pixels.flip(3).contiguous(memory_format=torch.channels_last))
-
-    def correction(features: Tensor, *windows: Tensor) -> Tensor:
-        scaled = [(x.float() / 255).contiguous(memory_format=torch.channels_last) for x in windows]
-        out: Tensor = extractor.close(features, *scaled)[0]
-        return out
-
-    # A face and its mirror image in one call, so that a single face fills half of a chunk.
-    both = [torch.cat([x, x.flip(3)]) for x in (window.cut(close_ups) for window in WINDOWS)]
-    with torch.no_grad():
-        (added,) = in_chunks(correction, torch.cat([seen.features, mirrored.features]), *both)
-    here, there = (torch.cat([seen.parameters, mirrored.parameters]) + added).chunk(2)
-    return both_ways(here, there)
 
 
 def both_ways(regressed: Tensor, mirrored: Tensor) -> Tensor:
@@ -390,11 +363,11 @@ def _plausible(new: FloatArray, old: FloatArray) -> npt.NDArray[np.bool_]:
     return trusted
 
 
-def _crops(faces: list[Face], similarity: FloatArray, device: torch.device, size: int = CROP_SIZE) -> Tensor:
-    pixels = np.zeros((len(faces), size, size, 3), np.uint8)
+def _crops(faces: list[Face], similarity: FloatArray, device: torch.device) -> Tensor:
+    pixels = np.zeros((len(faces), CROP_SIZE, CROP_SIZE, 3), np.uint8)
     for row, face in enumerate(faces):
         if face.patch is not None:
-            pixels[row] = face.patch.crop(similarity[row], size)
+            pixels[row] = face.patch.crop(similarity[row])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
 
 

@@ -11,16 +11,13 @@ import numpy as np
 from python.render.dataset import FORMAT
 
 
-def save_renders(
-    folder: Path, appearance: Sequence[str], fields: Mapping[str, np.ndarray], zoom: int = 1
-) -> Path:
+def save_renders(folder: Path, appearance: Sequence[str], fields: Mapping[str, np.ndarray]) -> Path:
     """One shard of renders, everybody another person of no particular skin unless ``fields`` say otherwise.
 
     Args:
         folder: where to; it is made.
         appearance: names of the appearance coefficients.
         fields: arrays [n, ...] by name: images, theta, landmarks, dense, dense_visible, appearance at least.
-        zoom: 1 for images of 192 px, 2 for those of 384 px.
     """
     count = len(fields["theta"])
     rest = {
@@ -31,7 +28,7 @@ def save_renders(
     }
     shard = folder / "shard-00000"
     shard.mkdir(parents=True)
-    meta = {"format": FORMAT, "count": count, "appearance": list(appearance), "zoom": zoom}
+    meta = {"format": FORMAT, "count": count, "appearance": list(appearance)}
     (folder / "dataset.json").write_text(json.dumps(meta))
     for name, array in (rest | dict(fields)).items():
         np.save(shard / f"{name}.npy", array)

@@ -1,7 +1,4 @@
-"""The extractor F: a small residual CNN from an aligned face crop to features and regressed parameters.
-
-A second one looks at eyes and mouth in a close-up of the same face and corrects the parameters.
-"""
+"""The extractor F: a small residual CNN from an aligned face crop to features and regressed parameters."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from genet_ext.extractors.close_look import CloseLook
-from genet_ext.extractors.layers import ConvNorm, Trunk
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CROP_SIZE = 128  # px, side of the aligned face crop
 FEATURES = 256  # D
@@ -22,7 +17,6 @@ COLOUR_GRID = 4  # the crop's mean colours on a 4 x 4 grid tell skin and light, 
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
 WIDTHS = (16, 32, 72, 144)  # channels at strides 2, 4, 8, 16
 BLOCKS = (1, 2, 2)  # residual blocks at strides 4, 8, 16: 142 million multiply-adds per face in all
-CLOSE_BLOCKS = (1, 2, 1)  # of the close look: XXX million
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
 
 
@@ -33,6 +27,34 @@ class ExtractorOutput(NamedTuple):
     parameters: Tensor  # [B, P] regressed parameters (the start of the search), not yet clipped to bounds
     landmarks: Tensor  # [B, 68, 2] x, y in crop pixels, pixel centres at integers
     appearance: Tensor  # [B, A] skin, light, exposure and tint for the image generator
+
+
+class _ConvNorm(nn.Module):
+    """3 x 3 convolution and batch norm; the norm is folded into the convolution by ``fuse``."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, fused: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=fused)
+        self.norm: nn.Module = nn.Identity() if fused else nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(x))
+        return out
+
+    def fuse(self) -> None:
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int, fused: bool) -> None:
+        super().__init__()
+        self.first = _ConvNorm(width, width, fused=fused)
+        self.second = _ConvNorm(width, width, fused=fused)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
 
 
 class Extractor(nn.Module):
@@ -55,19 +77,31 @@ class Extractor(nn.Module):
         fused: bool = True,
     ) -> None:
         super().__init__()
-        self.trunk = Trunk(widths, blocks, fused)
-        self.reduce = nn.Conv2d(widths[-1], FLATTEN_CHANNELS, 1)
+        a, b, c, d = widths
+        self.stem = _ConvNorm(3, a, stride=2, fused=fused)
+        self.stem2 = _ConvNorm(a, a, fused=fused)
+        self.down = nn.ModuleList(
+            [_ConvNorm(i, o, stride=2, fused=fused) for i, o in ((a, b), (b, c), (c, d))]
+        )
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(_Residual(width, fused) for _ in range(count)))
+            for width, count in zip((b, c, d), blocks, strict=True)
+        )
+        self.reduce = nn.Conv2d(d, FLATTEN_CHANNELS, 1)
         self.embed = nn.Linear(FLATTEN_CHANNELS * (CROP_SIZE // 16) ** 2, FEATURES)
         self.points = nn.Linear(FEATURES, 2 * LANDMARKS)
         self.dense = nn.Linear(FEATURES, 2 * dense) if dense else None
         self.hidden = nn.Linear(FEATURES, FEATURES)
         self.parameters_head = nn.Linear(FEATURES, parameters)
-        self.close = CloseLook(parameters, FEATURES, widths, CLOSE_BLOCKS)
         self.appearance_head = nn.Linear(FEATURES + 3 * COLOUR_GRID**2, APPEARANCE)
 
     def features(self, pixels: Tensor) -> Tensor:
         """pixels [B, 3, 128, 128] in [0, 1] -> features [B, D]."""
-        features: Tensor = self.embed(torch.relu(self.reduce(self.trunk(pixels)[-1])).flatten(1))
+        x = torch.relu(self.stem(pixels * 2 - 1))
+        x = torch.relu(self.stem2(x))
+        for down, block in zip(self.down, self.blocks, strict=True):
+            x = block(torch.relu(down(x)))
+        features: Tensor = self.embed(torch.relu(self.reduce(x)).flatten(1))
         return features
 
     def heads(self, features: Tensor, pixels: Tensor) -> ExtractorOutput:
@@ -86,7 +120,7 @@ class Extractor(nn.Module):
         if self.training:
             raise RuntimeError("fuse() expects the extractor in evaluation mode: call .eval() first")
         for module in list(self.modules()):
-            if isinstance(module, ConvNorm):
+            if isinstance(module, _ConvNorm):
                 module.fuse()
 
 

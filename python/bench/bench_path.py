@@ -47,7 +47,6 @@ HOOKS: list[Hook] = [
     (faces, "cut_patch", "cut out"),
     (faces, "_crops", "crops"),
     (faces, "look", "extractor"),
-    (faces, "look_closely", "close look"),
     (fitting, "align_faces", "alignment"),
     (fitting, "search", "search"),
     (fitting, "au_posterior", "uncertainty"),

@@ -32,7 +32,7 @@ from python.render.rasterizer import NOTHING, draw, draw_veil
 
 F32 = NDArray[np.float32]
 
-SAMPLES = 2  # per px of the canvas and axis: a picture of twice its size has one sample per pixel
+SAMPLES = 2  # per pixel and axis
 SHADOW_SIZE, SHADOW_CM = 256, 40.0
 GAMMA = 2.2
 
@@ -133,13 +133,10 @@ def _interpolate(triangles, corner_uv, seen, xy, iw, vertex_data, uv, out):  # t
 
 
 class Painter:
-    """The face model with its masks and noise, and buffers that are used again.
+    """The face model with its masks and noise, and buffers that are used again."""
 
-    With ``zoom`` 2 pictures are twice as large; coordinates stay in px of the 192 px canvas.
-    """
-
-    def __init__(self, face: AnnyFace, folder: Path, zoom: int = 1) -> None:
-        self.face, self.zoom = face, zoom
+    def __init__(self, face: AnnyFace, folder: Path) -> None:
+        self.face = face
         data = folder / "data" if (folder / "data").is_dir() else folder
         textures = data / "mpfb2" / "textures"
         self.lips = self._mask(textures / "mpfb_lips.jpg", 2.5)
@@ -256,10 +253,9 @@ class Painter:
         side = self._seen.shape[0]
         colour = np.zeros((side, side, 3), np.float32)
         colour[covered] = srgb
-        pixels = CANVAS * self.zoom
-        n = side // pixels
-        alpha = covered.reshape(pixels, n, pixels, n).mean((1, 3), dtype=np.float32)
-        mean = colour.reshape(pixels, n, pixels, n, 3).mean((1, 3)) / np.maximum(alpha, 1e-6)[..., None]
+        n = SAMPLES
+        alpha = covered.reshape(CANVAS, n, CANVAS, n).mean((1, 3), dtype=np.float32)
+        mean = colour.reshape(CANVAS, n, CANVAS, n, 3).mean((1, 3)) / np.maximum(alpha, 1e-6)[..., None]
         return np.round(255 * np.concatenate([mean, alpha[..., None]], 2)).clip(0, 255).astype(np.uint8)
 
     @staticmethod

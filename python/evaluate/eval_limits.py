@@ -26,9 +26,8 @@ from tqdm import tqdm, trange
 
 from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.close_look import CLOSE_SIZE
 from genet_ext.extractors.face_cnn import CROP_SIZE
-from genet_ext.faces import look, look_closely
+from genet_ext.faces import both_ways, look
 from genet_ext.models import load_models
 from genet_ext.parameters import load_parameter_space
 from python.evaluate import metrics
@@ -36,7 +35,6 @@ from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.pictures import over_grey
 from python.render.geometry import MARGIN
 from python.render.reader import RenderDataset, load_dataset
-from python.train.crops import as_bytes, resized
 
 DEVIATIONS = (0.0, 0.25, 0.5, 1.0, 2.0)  # px
 STEPS, BATCH, LR, WIDTH = 6000, 512, 2e-3, 512
@@ -85,14 +83,13 @@ def from_points(net: Callable[[Tensor], Tensor], renders: RenderDataset, deviati
 
 
 def from_pixels(extractor: Extractor, renders: RenderDataset) -> Tensor:
-    """Parameters [N, P] regressed from aligned crops, close-ups and the mirror images of both."""
-    inside = slice(MARGIN * renders.zoom, (MARGIN + CROP_SIZE) * renders.zoom)
+    """Parameters [N, P] that the extractor regresses from the aligned crops and their mirror images."""
+    inside = slice(MARGIN, MARGIN + CROP_SIZE)
     read = []
     for rows in tqdm(torch.arange(len(renders)).split(CHUNK), desc="extract", disable=None):
         crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows.numpy())])
-        pictures = torch.from_numpy(crops).permute(0, 3, 1, 2) / 255
-        pixels, close_ups = (as_bytes(resized(pictures, size)) for size in (CROP_SIZE, CLOSE_SIZE))
-        read.append(look_closely(extractor, look(extractor, pixels), pixels, close_ups))
+        pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
+        read.append(both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3)))))
     return torch.cat(read)
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from genet_ext.action_units import load_action_units
-from genet_ext.faces import look_closely
+from genet_ext.faces import both_ways
 from genet_ext.fitting import resolve_device
 from genet_ext.generators import FeatureGenerator
 from genet_ext.models import Models, Prior, load_models
@@ -36,7 +36,7 @@ from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.pictures import load_test_set
 from python.render.reader import RenderDataset, load_dataset
-from python.train.crops import Photographer, bytes_of
+from python.train.crops import Photographer
 from python.train.distill_features import (
     JITTERS,
     SHRINKAGE,
@@ -119,7 +119,7 @@ def look(models: Models, renders: RenderDataset, seed: int) -> Seen:
     maps: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda _, __, out: maps.append(out))
-        for block in models.extractor.trunk.blocks[1:]
+        for block in models.extractor.blocks[1:]
     ]
     kinds: dict[str, list[Tensor]] = {"embedding": [], "landmarks": [], "layers": []}
     regressed, theta = [], []
@@ -131,8 +131,8 @@ def look(models: Models, renders: RenderDataset, seed: int) -> Seen:
         kinds["landmarks"].append(seen.landmarks.flatten(1))
         pooled = [functional.adaptive_avg_pool2d(x, REGIONS).flatten(1) for x in maps]
         kinds["layers"].append(torch.cat(pooled, 1))
-        closely = look_closely(models.extractor, seen, *bytes_of(batch))
-        regressed.append(closely.clamp(lower, upper))
+        of_both = both_ways(seen.parameters, models.extractor(batch["pixels"].flip(3)).parameters)
+        regressed.append(of_both.clamp(lower, upper))
         theta.append(batch["theta"])
     for hook in hooks:
         hook.remove()

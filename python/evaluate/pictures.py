@@ -25,9 +25,8 @@ from python.train.crops import GREY
 Labels = npt.NDArray[np.str_]
 
 CHUNK = 64  # renders read at a time
-# Picture px per px of the 128 px crop (38 px between the eyes), and how often; by the renders' zoom.
-SCALES = {1: (1.0, 0.6, 0.4), 2: (2.0, 1.0, 0.6, 0.4)}
-SCALE_SHARES = {1: (0.6, 0.2, 0.2), 2: (0.4, 0.3, 0.15, 0.15)}
+# How much smaller the picture is than the render, in which 38 px lie between the eyes, and how often.
+SCALES, SCALE_SHARES = (1.0, 0.6, 0.4), (0.6, 0.2, 0.2)
 EYE_DISTANCE = 38
 BOX_SHIFT, BOX_LOG_SIDE = 0.05, 0.1  # standard deviations: of the box's side, and of its logarithm
 
@@ -79,9 +78,9 @@ class TestSet:
             pair = self.renders.images([row, self.rows[(index + 1) % len(self)]])
             rgba, other = (torch.from_numpy(pair).permute(0, 3, 1, 2).float() / 255).split(1)
             draw = Draw(1, torch.Generator().manual_seed(self.seed * 1_000_003 + int(row)))
-            pixels = photographs(rgba, other, draw, self.renders.zoom)[0].permute(1, 2, 0)
+            pixels = photographs(rgba, other, draw)[0].permute(1, 2, 0)
             photo = (pixels * 255).round().to(torch.uint8).numpy()
-            side = round(photo.shape[0] * self.scale[index] / self.renders.zoom)
+            side = round(photo.shape[0] * self.scale[index])
             if side != photo.shape[0]:
                 photo = cv2.resize(photo, (side, side), interpolation=cv2.INTER_AREA)
             yield np.asarray(photo, np.uint8)
@@ -116,7 +115,7 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
     )
 
     rng = np.random.default_rng([seed, 7])
-    scale = rng.choice(SCALES[renders.zoom], n, p=SCALE_SHARES[renders.zoom])
+    scale = rng.choice(SCALES, n, p=SCALE_SHARES)
     side = BOX_SIDE * np.exp(BOX_LOG_SIDE * rng.normal(size=n).clip(-2, 2))
     centre = BOX_CENTRE + MARGIN + BOX_SHIFT * BOX_SIDE * rng.normal(size=(n, 2)).clip(-2, 2)
     landmarks = renders.landmarks[rows].astype(np.float64)
@@ -173,7 +172,7 @@ def _lightness(renders: RenderDataset, rows: npt.NDArray[np.int64]) -> Array:
         cheeks = (points[:, [2, 14]] + 2 * points[:, [31, 35]]) / 3
         for k, (image, places) in enumerate(zip(images, cheeks, strict=True)):
             patches = []
-            for x, y in np.clip(np.round(renders.zoom * places), 4, image.shape[0] - 5).astype(int):
+            for x, y in np.clip(np.round(places), 4, image.shape[0] - 5).astype(int):
                 patches.append(image[y - 3 : y + 4, x - 3 : x + 4, :3].reshape(-1, 3))
             linear = (np.median(np.concatenate(patches), 0) / 255) ** 2.2
             out[start + k] = np.log(linear @ [0.2126, 0.7152, 0.0722] + 1e-3)

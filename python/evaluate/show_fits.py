@@ -27,7 +27,7 @@ MOST_TURN = np.radians(15)
 def choose(test: TestSet) -> list[int]:
     """One frontal picture per expression, of another person each, with the box of the full size."""
     chosen: list[int] = []
-    frontal = (np.abs(test.pose[:, :2]) < MOST_TURN).all(1) & (test.scale == test.renders.zoom)
+    frontal = (np.abs(test.pose[:, :2]) < MOST_TURN).all(1) & (test.scale == 1)
     for au in EXPRESSIONS:
         strong = np.nan_to_num(test.aus[:, test.names.index(au)]) > STRONG
         used = np.isin(test.person, test.person[chosen])

@@ -39,22 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--per-identity", type=int, help="consecutive samples that show the same person (default 1)"
     )
-    parser.add_argument(
-        "--zoom",
-        type=int,
-        choices=(1, 2),
-        default=1,
-        help="2: pictures twice as large, for the close look (default 1)",
-    )
     parser.add_argument("--config", type=Path, help="TOML: shard_size, and [sampling] as in SamplingConfig")
     args = parser.parse_args(argv)
     try:
         sampling, shard_size = read_config(args.config) if args.config else (SamplingConfig(), SHARD_SIZE)
         if args.per_identity is not None:
             sampling = replace(sampling, images_per_identity=args.per_identity)
-        spec = DatasetSpec(
-            args.count, args.seed, args.split, args.shard_size or shard_size, args.zoom, sampling
-        )
+        spec = DatasetSpec(args.count, args.seed, args.split, args.shard_size or shard_size, sampling)
         todo = prepare(args.assets, args.out, spec)
     except (OSError, ValueError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,7 @@
 """Data sets of renders: shards of plain .npy files, written by processes that never depend on one another.
 
     OUT/dataset.json            what was asked for; a run that continues must ask for the same
-    OUT/shard-00000/images.npy  uint8 [n, 192, 192, 4], 384 px with --zoom 2
-    OUT/shard-00000/theta.npy   ... and landmarks.npy, ... (see FIELDS)
+    OUT/shard-00000/images.npy  uint8 [n, 192, 192, 4], and theta.npy, landmarks.npy, ... (see FIELDS)
 
 A shard appears under its name only when it is complete, so a run that was killed goes on where it stopped.
 A sample depends on (seed, split, index) alone: the same bytes come out whatever the number of workers.
@@ -27,15 +26,12 @@ from .sampling import SPLITS, SamplingConfig
 
 FORMAT = 1
 FIELDS: dict[str, tuple[str, str]] = {
-    "images": ("uint8", "[n, 192 zoom, 192 zoom, 4] straight sRGB and coverage"),
+    "images": ("uint8", "[n, 192, 192, 4] straight sRGB and coverage"),
     "theta": (
         "float32",
         "[n, P] parameters in the order of parameters.csv; roll as seen in the aligned crop",
     ),
-    "landmarks": (
-        "float32",
-        "[n, 68, 2] px of the 192-px canvas, whatever the zoom; subtract 32 for the 128-px crop",
-    ),
+    "landmarks": ("float32", "[n, 68, 2] px of the 192-px canvas; subtract 32 for the 128-px crop"),
     "dense": ("float32", "[n, D, 2] px of the canvas: fixed vertices all over the face"),
     "dense_visible": ("uint8", "[n, D] 1 where the vertex is seen"),
     "appearance": ("float32", "[n, 16] skin, light, exposure, tint"),
@@ -49,16 +45,12 @@ SHARD_PREFIX = "shard-"
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Everything the bytes of a data set depend on, besides assets and code.
-
-    With ``zoom`` 2 the images have twice as many pixels each way. Labels stay in px of the 192 px canvas.
-    """
+    """Everything the bytes of a data set depend on, besides assets and code."""
 
     count: int
     seed: int
     split: str = "train"
     shard_size: int = 256
-    zoom: int = 1
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
@@ -66,8 +58,6 @@ class DatasetSpec:
             raise ValueError(f"count, shard_size: expected at least 1, got {self.count}, {self.shard_size}")
         if self.seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {self.seed}")
-        if self.zoom not in (1, 2):
-            raise ValueError(f"zoom: expected 1 or 2, got {self.zoom}")
         if self.split not in SPLITS:
             raise ValueError(f"split: expected one of {SPLITS}, got {self.split!r}")
 
@@ -133,7 +123,7 @@ _worker: dict[str, Any] = {}
 def _start_worker(assets: Path, out: Path, spec: DatasetSpec) -> None:
     from .renderer import Renderer
 
-    _worker.update(renderer=Renderer(assets, spec.split, spec.sampling, spec.zoom), out=out, spec=spec)
+    _worker.update(renderer=Renderer(assets, spec.split, spec.sampling), out=out, spec=spec)
 
 
 def _render_shard(shard: int) -> int:
@@ -143,9 +133,8 @@ def _render_shard(shard: int) -> int:
     partial = out / f".{SHARD_PREFIX}{shard:05d}"
     partial.mkdir()
     columns: dict[str, list[Any]] = {name: [] for name in FIELDS}
-    side = CANVAS * spec.zoom
     images = np.lib.format.open_memmap(
-        partial / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, 4)
+        partial / "images.npy", mode="w+", dtype=np.uint8, shape=(count, CANVAS, CANVAS, 4)
     )
     for i, r in enumerate(renders):
         images[i] = r.image

@@ -16,8 +16,7 @@ def contact_sheet(
     data: RenderDataset, rows: int, columns: int, first: int = 0, crop: bool = False, marks: bool = False
 ) -> np.ndarray:
     """uint8 [rows * side, columns * side, 3] RGB on a plain background; `marks` draws landmarks."""
-    zoom = data.zoom
-    side = zoom * (CROP_SIZE if crop else CANVAS)
+    side = CROP_SIZE if crop else CANVAS
     sheet = np.full((rows * side, columns * side, 3), 110, np.uint8)
     for i in range(min(rows * columns, len(data) - first)):
         rgba = data.images(first + i)[0].astype(np.float32)
@@ -28,11 +27,10 @@ def contact_sheet(
                 (data.dense[first + i], (0, 200, 255)),
                 (data.landmarks[first + i], (0, 255, 0)),
             ):
-                for x, y in zoom * (points + 0.5) - 0.5:
+                for x, y in points:
                     cv2.circle(tile, (round(float(x)), round(float(y))), 0, colour, -1)
         if crop:
-            inside = slice(zoom * MARGIN, zoom * (MARGIN + CROP_SIZE))
-            tile = tile[inside, inside]
+            tile = tile[MARGIN : MARGIN + CROP_SIZE, MARGIN : MARGIN + CROP_SIZE]
         r, c = divmod(i, columns)
         sheet[r * side : (r + 1) * side, c * side : (c + 1) * side] = tile
     return sheet

@@ -54,11 +54,6 @@ class RenderDataset:
         return int(self._starts[-1])
 
     @property
-    def zoom(self) -> int:
-        """Pixels of the images per px of the canvas, which coordinates are in."""
-        return int(self.meta.get("zoom", 1))
-
-    @property
     def complete(self) -> bool:
         return len(self) == int(self.meta["count"])
 

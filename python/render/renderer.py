@@ -45,7 +45,7 @@ _SHADOW_CM = 26.0
 
 @dataclass(frozen=True)
 class Render:
-    image: NDArray[np.uint8]  # [192 z, 192 z, 4], z being the renderer's zoom
+    image: NDArray[np.uint8]  # [192, 192, 4]
     theta: F32  # [P]
     landmarks: F32  # [68, 2] px of the canvas
     dense: F32  # [D, 2] px of the canvas
@@ -57,15 +57,9 @@ class Render:
 
 
 class Renderer:
-    """Everything loaded once, and buffers that are used again. Not for several threads at a time.
+    """Everything loaded once, and buffers that are used again. Not for several threads at a time."""
 
-    With ``zoom`` 2 pictures have two pixels per px of the canvas each way, with one sample each, not four.
-    """
-
-    def __init__(
-        self, assets: Path, split: str = "train", config: SamplingConfig | None = None, zoom: int = 1
-    ) -> None:
-        self.zoom = zoom
+    def __init__(self, assets: Path, split: str = "train", config: SamplingConfig | None = None) -> None:
         self.config = config or SamplingConfig()
         self.split = split
         self.table: ParameterTable = read_parameters()
@@ -130,7 +124,7 @@ class Renderer:
         self._normal = np.zeros((total, 3), np.float32)
         self._plane = np.zeros((total, 2), np.float32)
         self._iw = np.zeros(total, np.float32)
-        side = CANVAS * shading.SAMPLES
+        side = CANVAS * shading.SUPERSAMPLING
         self._depth = np.zeros((side, side), np.float32)
         self._seen = np.zeros((side, side), np.int32)
         self._lash = np.zeros((side, side), np.float32)
@@ -153,7 +147,7 @@ class Renderer:
         theta[self.table.index("roll")] = roll
         xy = self._plane @ to_canvas[:, :2].T.astype(np.float32) + to_canvas[:, 2].astype(np.float32)
         skin = compose(self.skin, sample.skin, expression)
-        samples_xy = np.ascontiguousarray((xy + 0.5) * shading.SAMPLES - 0.5, dtype=np.float32)
+        samples_xy = np.ascontiguousarray((xy + 0.5) * shading.SUPERSAMPLING - 0.5, dtype=np.float32)
         self._rasterise(sample, samples_xy)
         image = self._shade(sample, skin, samples_xy, to_canvas)
         dense = xy[self.face.dense]
@@ -353,10 +347,9 @@ class Renderer:
             eye_camera=eye_camera.astype(np.float32),
             lid=lid.astype(np.float32),
             lip_depth=float(self._rest[face_landmarks[62], 2]),
-            samples_per_cm=float(np.hypot(to_canvas[0, 0], to_canvas[1, 0])) * shading.SAMPLES,
+            samples_per_cm=float(np.hypot(to_canvas[0, 0], to_canvas[1, 0])) * shading.SUPERSAMPLING,
         )
-        side = CANVAS * self.zoom
-        image = np.zeros((side, side, 4), np.uint8)
+        image = np.zeros((CANVAS, CANVAS, 4), np.uint8)
         glare = sample.glasses.glare if sample.glasses else 0.0
         shading.shade(
             scene, self._seen, self._lash, self._lens, eyes.lash, np.float32(glare), self._curve, image

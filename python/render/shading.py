@@ -11,7 +11,7 @@ import numpy as np
 from .assets import CLOTHES, EYE, EYE_SOCKET, FACE, GLASSES, GUMS, HAIR, HEAD, SOCKET, TEETH
 from .geometry import F32
 
-SAMPLES = 2  # per px of the canvas and axis: a picture of twice its size has one sample per pixel
+SUPERSAMPLING = 2
 
 
 class Scene(NamedTuple):
@@ -104,12 +104,11 @@ def _lit(scene, px, py, pz):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  # type: ignore[no-untyped-def]
-    """`seen` [nH, nW] and veils -> `out` uint8 [H, W, 4], straight sRGB and coverage.
+    """`seen` [2H, 2W] and veils -> `out` uint8 [H, W, 4], straight sRGB and coverage.
 
     Pixels of no coverage are black with alpha 0 (see spread_edges). `curve`: linear light to sRGB, by index.
     """
     height, width = out.shape[0], out.shape[1]
-    samples = seen.shape[0] // height
     lx, ly, lz, directional = scene.light[0], scene.light[1], scene.light[2], scene.light[3]
     bx, by, bz, second = scene.back[0], scene.back[1], scene.back[2], scene.back[3]
     ambient = np.float32(1.0) - directional
@@ -124,9 +123,9 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
             green = np.float32(0.0)
             blue = np.float32(0.0)
             count = 0
-            for k in range(samples * samples):
-                sy = row * samples + k // samples
-                sx = column * samples + k % samples
+            for k in range(SUPERSAMPLING * SUPERSAMPLING):
+                sy = row * SUPERSAMPLING + k // SUPERSAMPLING
+                sx = column * SUPERSAMPLING + k % SUPERSAMPLING
                 t = seen[sy, sx]
                 if t < 0:
                     continue
@@ -301,7 +300,7 @@ def shade(scene, seen, lash_veil, lens_veil, lash_opacity, glare, curve, out):  
             out[row, column, 0] = curve[int(min(max(red * scene.colour[0] * scale, 0), last))]
             out[row, column, 1] = curve[int(min(max(green * scene.colour[1] * scale, 0), last))]
             out[row, column, 2] = curve[int(min(max(blue * scene.colour[2] * scale, 0), last))]
-            out[row, column, 3] = (255 * count) // (samples * samples)
+            out[row, column, 3] = (255 * count) // (SUPERSAMPLING * SUPERSAMPLING)
 
 
 @numba.njit(cache=True, nogil=True)

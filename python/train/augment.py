@@ -54,13 +54,13 @@ class CropFrames:
     angle: Tensor  # [B] rad, clockwise on screen
 
     def cut(self, images: Tensor, size: int = CROP_SIZE) -> Tensor:
-        """The crops [B, C, size, size] of renders [B, C, H, H], bilinear; any size shows the same."""
-        middles = torch.arange(size, dtype=images.dtype, device=images.device) + 0.5
-        axis = middles * (CROP_SIZE / size) - 0.5
+        """The crops [B, C, size, size] of renders [B, C, H, W], bilinear."""
+        axis = torch.arange(size, dtype=images.dtype, device=images.device)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         points = torch.stack([x, y], -1).reshape(1, -1, 2) @ self.linear.mT + self.offset[:, None]
-        grid = (2 * (points + 0.5) / (CROP_SIZE + 2 * MARGIN) - 1).reshape(-1, size, size, 2)
-        return functional.grid_sample(images, grid, "bilinear", "border", align_corners=False)
+        extent = torch.tensor([images.shape[3] - 1, images.shape[2] - 1], device=images.device)
+        grid = (2 * points / extent - 1).reshape(-1, size, size, 2)
+        return functional.grid_sample(images, grid, "bilinear", "border", align_corners=True)
 
     def points(self, points: Tensor) -> Tensor:
         """Render pixels [B, K, 2] -> crop pixels."""
@@ -122,21 +122,20 @@ def composite(rgba: Tensor, background: Tensor | float) -> Tensor:
     return rgba[:, :3] * coverage + background * (1 - coverage)
 
 
-def photographs(rgba: Tensor, others: Tensor, draw: Draw, zoom: int = 1) -> Tensor:
+def photographs(rgba: Tensor, others: Tensor, draw: Draw) -> Tensor:
     """Background, occluders, light, colour, blur, resolution, noise and compression of photographs.
 
     Args:
         rgba: [B, 4, S, S] the faces, in [0, 1].
         others: [B, >= 3, H, W] other pictures, used as background now and then.
         draw: where every choice comes from.
-        zoom: pixels of the faces per px of the crop.
 
     Returns:
         [B, 3, S, S], multiples of 1/255 in [0, 1].
     """
     images = composite(rgba, _backgrounds(rgba.shape[2], others, draw))
     images = _colour(_shade(_occlude(images, draw), draw), draw)
-    images = _blur(images, draw, zoom)
+    images = _blur(images, draw)
     noise = 8 / 255 * draw.uniform() ** 2 * draw.happens(0.6)
     images = images + noise * draw.normal(*images.shape[1:])
     images = (images.clamp(0, 1) * 255).round() / 255
@@ -218,15 +217,13 @@ def _colour(images: Tensor, draw: Draw) -> Tensor:
     return images.clamp(0, 1) ** draw.uniform(-0.3, 0.3).exp()
 
 
-def _blur(images: Tensor, draw: Draw, zoom: int) -> Tensor:
-    """Defocus and motion in half of them, the loss of a smaller picture in a quarter (with zoom 2, in half).
+def _blur(images: Tensor, draw: Draw) -> Tensor:
+    """Defocus and motion in half of them, the loss of a smaller picture in a quarter.
 
     All of it is linear along rows and columns, so it is one matrix per axis and example.
     """
     size = images.shape[2]
     sigma = (0.3 + 1.3 * draw.uniform(0, 1, 1, 1) ** 2) * (draw.uniform(0, 1, 1, 1) < 0.5)
-    if zoom > 1:
-        sigma = sigma * draw.uniform(1, zoom, 1, 1)
     longer = 1 + 2 * draw.uniform(0, 1, 1, 1) * (draw.uniform(0, 1, 1, 1) < 0.15)
     sideways = draw.uniform(0, 1, 1, 1) < 0.5
     across = torch.where(sideways, sigma * longer, sigma)
@@ -234,7 +231,7 @@ def _blur(images: Tensor, draw: Draw, zoom: int) -> Tensor:
     least, most = int(SMALLEST * size), int(0.875 * size)
     table = _resampling(size, least, most).to(images.device)
     small = (draw.uniform(0, 1, 1) * (most - least)).long()[:, 0]
-    small = torch.where(draw.uniform(0, 1, 1)[:, 0] < 0.25 * zoom, small, len(table) - 1)
+    small = torch.where(draw.uniform(0, 1, 1)[:, 0] < 0.25, small, len(table) - 1)
 
     def softened(rows: Tensor) -> Tensor:
         down = table[small[rows]]

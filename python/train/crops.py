@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from genet_ext.extractors.close_look import CLOSE_SIZE
-from genet_ext.extractors.face_cnn import CROP_SIZE
 from genet_ext.parameters import load_parameter_space
 from python.render.reader import RenderDataset, load_dataset
 from python.train import augment
@@ -20,12 +17,6 @@ from python.train.augment import CropFrames, Draw, Jitter
 Example = dict[str, Tensor]
 
 HIDDEN_POINT_WEIGHT = 0.2  # of a surface point that is not seen: it still tells of the face's shape
-# Where each of the 68 landmarks (iBUG's order) comes from in a mirror: contour, brows, nose, eyes, lips.
-_EYES = (45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40)
-_LIPS = (*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1))
-MIRRORED_LANDMARKS = (
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), *_EYES, *_LIPS
-)  # fmt: skip
 GREY = 128 / 255  # behind the image generator's faces
 
 
@@ -42,10 +33,9 @@ class Photographer:
 
     An example is a row of ``pixels`` float [B, 3, 128, 128] in [0, 1] (channels last in memory), ``theta``
     [B, P], ``landmarks`` [B, 68, 2] and ``dense`` [B, K, 2] in crop pixels, ``dense_weight`` [B, K] and
-    ``appearance`` [B, A]; of renders with ``--zoom 2`` also of ``close_up`` [B, 3, 256, 256], the same face
-    twice as large. A batch depends on the seed, its number and the kind of device alone.
+    ``appearance`` [B, A]. A batch depends on the seed, its number and the kind of device alone.
 
-    On a GPU all images are copied there once (147 kB each, or four times that); elsewhere they stay on disk.
+    On a GPU all images are copied there once (147 kB each); elsewhere they stay on disk.
     """
 
     def __init__(self, renders: RenderDataset, device: str | torch.device, seed: int) -> None:
@@ -97,12 +87,12 @@ class Photographer:
     ) -> Example:
         draw = Draw(len(rows), generator)
         frames = augment.crop_frames(jitters, draw)
-        faces = frames.cut(self._load(rows), CROP_SIZE * self.renders.zoom)
-        pixels = augment.photographs(faces, faces.roll(1, 0), draw, self.renders.zoom)
+        faces = frames.cut(self._load(rows))
+        pixels = augment.photographs(faces, faces.roll(1, 0), draw)
         return self._example(rows, frames, pixels)
 
     def _load(self, rows: Tensor) -> Tensor:
-        """RGB and coverage [B, 4, S, S] in [0, 1]."""
+        """RGB and coverage [B, 4, 192, 192] in [0, 1]."""
         if self._images is None:
             images = torch.from_numpy(self.renders.images(rows.numpy()))
         else:
@@ -115,34 +105,4 @@ class Photographer:
         out["theta"] = frames.theta(out["theta"])
         for name in ("landmarks", "dense"):
             out[name] = frames.points(out[name])
-        if self.renders.zoom > 1:
-            out["close_up"] = pixels
-            pixels = resized(pixels, CROP_SIZE)
         return out | {"pixels": pixels.contiguous(memory_format=torch.channels_last)}
-
-
-def resized(pictures: Tensor, size: int) -> Tensor:
-    """Pictures [B, C, S, S] enlarged to [B, C, size, size], or halved: then the mean of four pixels each."""
-    return functional.interpolate(pictures, (size, size), mode="bilinear")
-
-
-def bytes_of(example: Example) -> tuple[Tensor, Tensor]:
-    """Crops and close-ups of a batch, uint8 [B, 3, 128, 128] and [B, 3, 256, 256], as ``fit`` sees them.
-
-    Close-ups of renders of the usual size are their crops enlarged, as those of a small photograph are.
-    """
-    close_ups = example.get("close_up")
-    if close_ups is None:
-        close_ups = resized(example["pixels"], CLOSE_SIZE)
-    return as_bytes(example["pixels"]), as_bytes(close_ups)
-
-
-def as_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [0, 1] as the uint8 that a file holds."""
-    return (255 * pictures).round().byte()
-
-
-def mirrored_landmarks(landmarks: Tensor) -> Tensor:
-    """Landmarks [B, 68, 2] of crops -> those of the crops' mirror images, in crop pixels."""
-    out = landmarks[:, list(MIRRORED_LANDMARKS)]
-    return torch.stack([CROP_SIZE - 1 - out[..., 0], out[..., 1]], -1)

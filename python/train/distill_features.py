@@ -22,7 +22,7 @@ from tqdm import tqdm
 from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import FEATURES, appearance_inputs
-from genet_ext.faces import look_closely
+from genet_ext.faces import both_ways
 from genet_ext.generators import FeatureGenerator
 from genet_ext.generators.feature_mlp import HIDDEN
 from genet_ext.models import REST_SPREAD, SD_LEVELS, read_weights
@@ -30,7 +30,7 @@ from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import CONFIGS, Trainer, export, held_out_parser
-from python.train.crops import Photographer, bytes_of, load_renders
+from python.train.crops import Photographer, load_renders
 
 SHRINKAGE = 0.02  # share of the mean variance added to a covariance's diagonal before it is inverted
 JITTERS = [(1.0, augment.SECOND_PASS)]
@@ -59,7 +59,7 @@ def main() -> None:
     extractor = extractor.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     views = config["views"]
-    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, closely=False)
+    seen = observe(extractor, load_renders(arguments.data), views, arguments.seed, mirror=False)
     fit_appearance(extractor, seen)
     export(extractor.state_dict(), arguments.out / "extractor.safetensors")
     net = train(seen.theta, seen.features, config, arguments.out, arguments.seed)
@@ -118,11 +118,11 @@ class Observed(NamedTuple):
 
 @torch.no_grad()
 def observe(
-    extractor: Extractor, renders: RenderDataset, views: int, seed: int, closely: bool = True
+    extractor: Extractor, renders: RenderDataset, views: int, seed: int, mirror: bool = True
 ) -> Observed:
     """Every render ``views`` times, each time with other background, light, blur and alignment error.
 
-    With ``closely``, the parameters are regressed as in ``fit``: by a close look, from the mirror image, too.
+    With ``mirror``, the parameters are regressed as in ``fit``, from the mirror image, too.
     """
     photographer = Photographer(renders, next(extractor.parameters()).device, seed)
     out: list[Observed] = []
@@ -130,8 +130,8 @@ def observe(
     for batch in photographer.in_order(OBSERVE_BATCH, JITTERS, views):
         said = extractor(batch["pixels"])
         regressed = said.parameters
-        if closely:
-            regressed = look_closely(extractor, said, *bytes_of(batch))
+        if mirror:
+            regressed = both_ways(regressed, extractor(batch["pixels"].flip(3)).parameters)
         inputs = appearance_inputs(said.features, batch["pixels"])
         out.append(Observed(batch["theta"], said.features, regressed, inputs, batch["appearance"]))
         progress.update(len(said.features))

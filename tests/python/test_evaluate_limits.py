@@ -63,7 +63,7 @@ class _Pictures:
     """As much of a RenderDataset as reading pixels takes."""
 
     def __init__(self, images: np.ndarray) -> None:
-        self.all, self.zoom = images, images.shape[1] // CANVAS
+        self.all = images
 
     def __len__(self) -> int:
         return len(self.all)
