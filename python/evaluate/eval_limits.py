@@ -4,10 +4,12 @@ r"""What stands between the AUs of renders and what is read of them: the faces, 
   landmarks lie in the aligned crop, hidden ones too, off by a given deviation in each direction and each for
   itself. Without any deviation it reaches what resting faces leave to be told at all; how fast it falls says
   how finely somebody must see.
+- The same from the landmarks alone: a picture shows where lids, brows and lips are, but not where a point of
+  smooth skin has gone.
 - The extractor reads the same faces, perfectly aligned, over grey, without anything that a camera does.
 - What ``fit`` makes of them after a camera and a loose box is told by python.evaluate.eval_recovery.
 
-Writes limits.json and limits.md into --out. Ten minutes on one CPU core:
+Writes limits.json and limits.md into --out. Twenty minutes on one CPU core:
 
     python -m python.evaluate.eval_limits --data renders/train --held-out renders/test --out runs/limits
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +45,15 @@ CHUNK = 64  # pictures read at a time
 NEAR_FRONTAL = np.radians(15)
 
 
-def points(renders: RenderDataset) -> Tensor:
-    """[N, 2 K] px: where the points of each face's surface and its landmarks lie."""
-    both = np.concatenate([renders.dense, renders.landmarks], 1, dtype=np.float32)
-    return torch.from_numpy(both.reshape(len(renders), -1))
+def points(renders: RenderDataset, surface: bool = True) -> Tensor:
+    """[N, 2 K] px: where each face's landmarks lie, and the points of its surface unless told otherwise."""
+    found = [renders.dense, renders.landmarks] if surface else [renders.landmarks]
+    return torch.from_numpy(np.concatenate(found, 1, dtype=np.float32).reshape(len(renders), -1))
 
 
-def learn(renders: RenderDataset, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
-    """A network from points [N, 2 K], ``deviation`` px off, to parameters [N, P]."""
+def learn(inputs: Tensor, theta: Tensor, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
+    """A network from points [N, 2 K], ``deviation`` px off, to parameters theta [N, P]."""
     torch.manual_seed(0)
-    inputs, theta = points(renders), torch.from_numpy(renders.theta).float()
     centre, scale = inputs.mean(0), inputs.std(0).clamp(min=1e-3)
     mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
     net = nn.Sequential(
@@ -75,9 +77,8 @@ def learn(renders: RenderDataset, deviation: float, steps: int) -> Callable[[Ten
 
 
 @torch.no_grad()
-def from_points(net: Callable[[Tensor], Tensor], renders: RenderDataset, deviation: float) -> Tensor:
-    """Parameters [N, P] read from the points of held-out renders."""
-    exact = points(renders)
+def from_points(net: Callable[[Tensor], Tensor], exact: Tensor, deviation: float) -> Tensor:
+    """Parameters [N, P] read from the points [N, 2 K] of held-out renders."""
     noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
     return net(exact + deviation * noise)
 
@@ -111,10 +112,13 @@ def report(
 ) -> dict[str, Any]:
     """For each way to look, what :func:`judge` says of each set."""
     out = {}
-    for deviation in DEVIATIONS:
-        net = learn(trained, deviation, steps)
-        out[f"points off by {deviation:g} px"] = {
-            name: judge(from_points(net, renders, deviation), renders) for name, renders in held_out.items()
+    theta = torch.from_numpy(trained.theta).float()
+    for what, deviation in product(("points", "landmarks"), DEVIATIONS):
+        surface = what == "points"
+        net = learn(points(trained, surface), theta, deviation, steps)
+        out[f"{what} off by {deviation:g} px"] = {
+            name: judge(from_points(net, points(renders, surface), deviation), renders)
+            for name, renders in held_out.items()
         }
     out["extractor, no camera"] = {
         name: judge(from_pixels(extractor, renders), renders) for name, renders in held_out.items()

@@ -39,8 +39,20 @@ _PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
 _GAZE = {"Out": 0.55, "In": 0.55, "Up": 0.42, "Down": 0.5}
 # Jaw, lids that close, gaze: the same movement on every face.
 _RIGID = ("AU27", "AU29", "AU30", "AU43", "AU61", "AU62", "AU63", "AU64")
+# cm, least and most that the brows are moved as a whole, and tilted: beyond it skin above the lids would fold.
+_BROW_SHIFT = np.array([[-1.25, -0.8], [0.6, 0.8]])
 _SHADOW_SIZE = 96
 _SHADOW_CM = 26.0
+
+
+def _brow_rest(landmarks: F32) -> NDArray[np.float64]:
+    """Height of the brows above the eyes' corners, and of their inner ends above their outer ones, cm: [2].
+
+    Linear in the landmarks [68, 3], so that it also tells what a shape changes.
+    """
+    y = landmarks[:, 1].astype(np.float64)
+    height = y[17:27].mean() - y[[36, 39, 42, 45]].mean()
+    return np.array([height, y[[21, 22]].mean() - y[[17, 26]].mean()])
 
 
 @dataclass(frozen=True)
@@ -73,8 +85,9 @@ class Renderer:
         self._bent_at = self.face.neutral.copy()
         for ball, centre in zip(self._eyeballs, self.face.eye_centres, strict=True):
             self._bent_at[ball] = centre  # a field shifts an eyeball as a whole
-        # How far each shape opens the lips in the middle, in int16 steps.
         deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
+        self._landmark_deltas = deltas[:, self.face.landmarks] * np.float32(self.face.step)  # [K, 68, 3] cm
+        # How far each shape opens the lips in the middle, in int16 steps.
         upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
         self._lip_gap = (deltas[:, upper, 1].astype(np.float32) - deltas[:, lower, 1]).mean(1)
         self._lay_out()
@@ -170,9 +183,12 @@ class Renderer:
         face = self.face
         # What muscles do to skin may differ from person to person; what bone and lids do may not.
         varies = self._soft if sample.strangeness else np.zeros_like(self._soft)
-        shapes = (expression * (1 - varies)) @ self._shape_matrix
+        shapes = np.zeros(len(face.shapes), np.float32)
         for name, weight in sample.hidden_shapes.items():
             shapes[face.shapes.index(name)] += weight
+        if sample.brows is not None:
+            self._set_brows(sample, sample.brows, shapes)
+        shapes += (expression * (1 - varies)) @ self._shape_matrix
         weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes]).astype(np.float32)
         # Most people close their lips at rest, whatever their shape: a label of parted lips must mean that.
         gap = self._lip_gap[:N_IDENTITY] @ weights[:N_IDENTITY]
@@ -201,6 +217,19 @@ class Renderer:
         body = geometry.rotation(follow * pitch, follow * yaw, 0.0)
         body_to_head = geometry.rotation(pitch, yaw, 0.0).T @ body
         self._points[self._clothes_at :] = place_clothes(sample.clothes, landmarks[8], body_to_head)
+
+    def _set_brows(self, sample: Sample, brows: tuple[float, float], shapes: F32) -> None:
+        """Choose the weights [S] of the shapes that move the brows so that they rest where they shall."""
+        at = self.face.landmarks
+        weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes])
+        rest = self.face.neutral[at] + np.tensordot(weights, self._landmark_deltas, 1)
+        if sample.strangeness:
+            sample.strangeness.bend(self._bent_at[at], rest, np.zeros_like(rest))
+        unit = float(np.linalg.norm(rest[45] - rest[36]))
+        missing = unit * np.array(brows) - _brow_rest(rest)
+        movers = [self.face.shapes.index(name) for name in ("brow_height", "brow_tilt")]
+        effect = np.stack([_brow_rest(self._landmark_deltas[N_IDENTITY + k]) for k in movers], 1)
+        shapes[movers] += np.linalg.solve(effect, missing).clip(*_BROW_SHIFT).astype(np.float32)
 
     def _turn_eyeballs(self, shapes: F32) -> None:
         """The model's eyeLook shapes move the lids only: turn the eyeballs in their sockets to match."""

@@ -53,6 +53,9 @@ class Sample:
 
     theta: F32
     hidden_shapes: dict[str, float]  # shape -> unlabelled weight
+    brows: (
+        tuple[float, float] | None
+    )  # height and tilt at rest, see BROW_HEIGHT; None leaves the face model's
     lips_sealed: float  # share of the gap that this identity's resting lips would have which is closed
     distance: float
     skin: SkinChoice
@@ -288,11 +291,12 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
 # ---------------------------------------------------------------------------------------- unlabelled shape
 
 
-# How much higher than the face model's the brows sit at rest, cm: mean, standard deviation, lowest, highest.
-# The model's own stand as far above the eyes as raised brows do in photographs (python.evaluate.proportions);
-# a share of the people keeps about those, for there are high brows, too.
-BROW_HEIGHT = (-0.55, 0.25, -1.1, 0.1)
-HIGH_BROWS, HIGH_BROWS_SHARE = (-0.08, 0.1, -0.3, 0.15), 0.2
+# How high the brows sit above the eyes' corners at rest, and their inner ends above their outer ones, as shares
+# of the distance between the outer corners: mean, standard deviation, lowest, highest. They are those of
+# photographs (python.evaluate.proportions), whatever the face model would make of somebody: its own brows stand
+# as high as raised ones do in photographs and differ twice as much, so that a raised brow would tell nothing.
+BROW_HEIGHT = (0.218, 0.026, 0.15, 0.29)
+BROW_TILT = (0.09, 0.03, 0.02, 0.16)
 
 
 def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
@@ -329,11 +333,18 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         add("eyeBlink", clipped(0.06, 0.09, -0.08, 0.26), 0.08)
         add("eyeSquint", clipped(0.0, 0.12, -0.2, 0.3), 0.08)
         add("eyeWide", clipped(0.0, 0.07, -0.18, 0.18), 0.08)
-    *small, height = LOCAL_SHAPES
+    small = LOCAL_SHAPES[:-1]  # the height of the brows follows from `sample_brows`
     for shape, sd in zip(small, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
         weights[shape] = clipped(0.0, sd, -2 * sd, 2 * sd)
-    weights[height] = clipped(*(HIGH_BROWS if rng.random() < HIGH_BROWS_SHARE else BROW_HEIGHT))
     return weights
+
+
+def sample_brows(rng: Rng) -> tuple[float, float]:
+    """Height and tilt of the resting brows, see BROW_HEIGHT and BROW_TILT."""
+    height, tilt = (
+        float(np.clip(rng.normal(mean, sd), low, high)) for mean, sd, low, high in (BROW_HEIGHT, BROW_TILT)
+    )
+    return height, tilt
 
 
 # ---------------------------------------------------------------------------------------------------- look
@@ -553,7 +564,7 @@ def sample_one(
     theta = np.zeros(len(table.names), np.float32)
     scale = who.uniform(*config.identity_scale)
     theta[table.index("id_00") :] = np.clip(who.normal(0, 1, N_IDENTITY) * scale, -4, 4)
-    hidden = sample_hidden_shapes(who)
+    hidden, brows = sample_hidden_shapes(who), sample_brows(who)
     darkness = float(who.random())
     hair = sample_hair(who, darkness, config)
     skin = sample_skin(who, darkness, darkness_of, skin_rows, hair, config)
@@ -569,6 +580,7 @@ def sample_one(
     return Sample(
         theta=theta,
         hidden_shapes=hidden,
+        brows=brows,
         lips_sealed=lips_sealed,
         distance=distance,
         skin=skin,

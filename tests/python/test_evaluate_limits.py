@@ -54,6 +54,7 @@ def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(
     assert exact["near_frontal"]["r"] > 0.9
     assert blurred["all"]["r"] < exact["all"]["r"] - 0.2
     assert exact["near_frontal"]["per_au"]["AU11"]["r"] is None
+    assert found["landmarks off by 4 px"]["set"]["all"]["r"] < blurred["all"]["r"], "fewer points tell less"
     # All pictures are the same grey, so that nothing can be read of them.
     assert found["extractor, no camera"]["set"]["all"]["r"] is None
     assert "| points off by 0 px |" in (tmp_path / "out" / "limits.md").read_text()

@@ -37,6 +37,7 @@ def plain(renderer: Renderer) -> Sample:
     sample = renderer.sample(11, 0)
     sample.theta[:] = 0
     sample.hidden_shapes.clear()
+    sample.brows = None
     sample.glasses = None
     sample.hair = replace(sample.hair, bald=True)
     sample.light = replace(sample.light, direction=(0.0, 0.6, 0.8), share=0.4, exposure=0.0, tint=(0.0, 0.0))
@@ -52,6 +53,20 @@ def test_neutral_face_lies_on_the_template(renderer: Renderer, plain: Sample) ->
     plain.distance = 1e6
     points = alignment_points(renderer.render(plain).landmarks)
     np.testing.assert_allclose(points, TEMPLATE + MARGIN, atol=0.02)
+
+
+def test_brows_rest_where_they_shall_whoever_it_is(renderer: Renderer, plain: Sample) -> None:
+    """Seen from afar and from the front, on the face model's average face and on two other people."""
+    plain.distance = 1e6
+    identities = np.random.default_rng(0).normal(0, 1, (2, 47)).astype(np.float32)
+    for identity in (np.zeros(47, np.float32), *identities):
+        plain.theta[-47:] = identity
+        for height, tilt in ((0.2, 0.09), (0.23, 0.12)):
+            plain.brows = (height, tilt)
+            points = renderer.render(plain).landmarks
+            unit, y = np.linalg.norm(points[45, :2] - points[36, :2]), -points[:, 1]
+            assert (y[17:27].mean() - y[[36, 39, 42, 45]].mean()) / unit == pytest.approx(height, abs=0.01)
+            assert (y[[21, 22]].mean() - y[[17, 26]].mean()) / unit == pytest.approx(tilt, abs=0.01)
 
 
 def test_template_is_that_of_the_package() -> None:

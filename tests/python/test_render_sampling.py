@@ -10,6 +10,7 @@ pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pi
 
 from python.render import sampling
 from python.render.assets import ParameterTable, _brow_band, read_parameters
+from python.render.renderer import _BROW_SHIFT
 from python.render.sampling import SamplingConfig
 
 N = 4000
@@ -67,13 +68,15 @@ def test_co_occurring_units_co_occur(expressions: list[dict[str, float]]) -> Non
     assert cheek[smile].mean() > 2 * cheek[~smile].mean()
 
 
-def test_brows_sit_lower_than_the_face_models_but_for_a_share() -> None:
+def test_brows_sit_and_tilt_as_photographed_ones_do() -> None:
     rng = np.random.default_rng(11)
-    height = np.array([sampling.sample_hidden_shapes(rng)["brow_height"] for _ in range(N)])
-    low, high = sampling.BROW_HEIGHT[2], sampling.HIGH_BROWS[3]
-    assert low <= height.min() < -0.9 and -0.05 < height.max() <= high
-    assert np.median(height) == pytest.approx(-0.5, abs=0.05)
-    assert 0.15 < np.mean(height > -0.15) < 0.35
+    drawn = np.array([sampling.sample_brows(rng) for _ in range(N)])
+    for values, (mean, sd, low, high) in zip(
+        drawn.T, (sampling.BROW_HEIGHT, sampling.BROW_TILT), strict=True
+    ):
+        assert values.mean() == pytest.approx(mean, abs=sd / 10)
+        assert values.std() == pytest.approx(sd, rel=0.1)
+        assert low <= values.min() and values.max() <= high
 
 
 def test_a_brow_takes_the_skin_around_it_along_but_not_the_lids() -> None:
@@ -86,7 +89,7 @@ def test_a_brow_takes_the_skin_around_it_along_but_not_the_lids() -> None:
     np.testing.assert_array_less(moved[11:], 0.03)
     # No fold: a point above another stays above it, even for the lowest brows.
     column = np.array([[3, y, 8.5] for y in np.linspace(2, 12, 200)], np.float32)
-    assert np.all(np.diff(column[:, 1] + sampling.BROW_HEIGHT[2] * _brow_band(column, brow)) > 0)
+    assert np.all(np.diff(column[:, 1] + _BROW_SHIFT[0, 0] * _brow_band(column, brow)) > 0)
 
 
 def test_splits_share_no_skin() -> None:
