@@ -39,7 +39,7 @@ _PIVOT = np.array([0.0, 2.0, 5.0], np.float32)
 _GAZE = {"Out": 0.55, "In": 0.55, "Up": 0.42, "Down": 0.5}
 # Jaw, lids that close, gaze: the same movement on every face.
 _RIGID = ("AU27", "AU29", "AU30", "AU43", "AU61", "AU62", "AU63", "AU64")
-# cm, least and most that the brows are moved as a whole, and tilted: beyond it skin above the lids would fold.
+# cm, least and most that the brows are moved as a whole, and tilted: beyond, skin above the lids would fold.
 _BROW_SHIFT = np.array([[-1.25, -0.8], [0.6, 0.8]])
 _SHADOW_SIZE = 96
 _SHADOW_CM = 26.0

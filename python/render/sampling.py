@@ -53,9 +53,7 @@ class Sample:
 
     theta: F32
     hidden_shapes: dict[str, float]  # shape -> unlabelled weight
-    brows: (
-        tuple[float, float] | None
-    )  # height and tilt at rest, see BROW_HEIGHT; None leaves the face model's
+    brows: tuple[float, float] | None  # height and tilt at rest, as BROW_HEIGHT; None: the face model's
     lips_sealed: float  # share of the gap that this identity's resting lips would have which is closed
     distance: float
     skin: SkinChoice
@@ -291,10 +289,10 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
 # ---------------------------------------------------------------------------------------- unlabelled shape
 
 
-# How high the brows sit above the eyes' corners at rest, and their inner ends above their outer ones, as shares
-# of the distance between the outer corners: mean, standard deviation, lowest, highest. They are those of
-# photographs (python.evaluate.proportions), whatever the face model would make of somebody: its own brows stand
-# as high as raised ones do in photographs and differ twice as much, so that a raised brow would tell nothing.
+# How high the brows sit above the eyes' corners at rest, and their inner ends above their outer ones, as
+# shares of the distance between the outer corners: mean, standard deviation, lowest, highest. They are those
+# of photographs (python.evaluate.proportions), whatever the face model would make of somebody. Its own brows
+# stand as high as raised ones do in photographs and differ twice as much: a raised brow would tell nothing.
 BROW_HEIGHT = (0.218, 0.026, 0.15, 0.29)
 BROW_TILT = (0.09, 0.03, 0.02, 0.16)
 
