@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +112,14 @@ def report(
     """For each way to look, what :func:`judge` says of each set."""
     out = {}
     theta = torch.from_numpy(trained.theta).float()
-    for what, deviation in product(("points", "landmarks"), DEVIATIONS):
-        surface = what == "points"
-        net = learn(points(trained, surface), theta, deviation, steps)
-        out[f"{what} off by {deviation:g} px"] = {
-            name: judge(from_points(net, points(renders, surface), deviation), renders)
-            for name, renders in held_out.items()
-        }
+    for what, surface in (("points", True), ("landmarks", False)):
+        inputs = points(trained, surface)
+        for deviation in DEVIATIONS:
+            net = learn(inputs, theta, deviation, steps)
+            out[f"{what} off by {deviation:g} px"] = {
+                name: judge(from_points(net, points(renders, surface), deviation), renders)
+                for name, renders in held_out.items()
+            }
     out["extractor, no camera"] = {
         name: judge(from_pixels(extractor, renders), renders) for name, renders in held_out.items()
     }

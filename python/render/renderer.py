@@ -87,6 +87,9 @@ class Renderer:
             self._bent_at[ball] = centre  # a field shifts an eyeball as a whole
         deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
         self._landmark_deltas = deltas[:, self.face.landmarks] * np.float32(self.face.step)  # [K, 68, 3] cm
+        self._brow_movers = [self.face.shapes.index(name) for name in ("brow_height", "brow_tilt")]
+        moved = [_brow_rest(self._landmark_deltas[N_IDENTITY + k]) for k in self._brow_movers]
+        self._brow_effect = np.stack(moved, 1)
         # How far each shape opens the lips in the middle, in int16 steps.
         upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
         self._lip_gap = (deltas[:, upper, 1].astype(np.float32) - deltas[:, lower, 1]).mean(1)
@@ -227,9 +230,8 @@ class Renderer:
             sample.strangeness.bend(self._bent_at[at], rest, np.zeros_like(rest))
         unit = float(np.linalg.norm(rest[45] - rest[36]))
         missing = unit * np.array(brows) - _brow_rest(rest)
-        movers = [self.face.shapes.index(name) for name in ("brow_height", "brow_tilt")]
-        effect = np.stack([_brow_rest(self._landmark_deltas[N_IDENTITY + k]) for k in movers], 1)
-        shapes[movers] += np.linalg.solve(effect, missing).clip(*_BROW_SHIFT).astype(np.float32)
+        shift = np.linalg.solve(self._brow_effect, missing).clip(*_BROW_SHIFT)
+        shapes[self._brow_movers] += shift.astype(np.float32)
 
     def _turn_eyeballs(self, shapes: F32) -> None:
         """The model's eyeLook shapes move the lids only: turn the eyeballs in their sockets to match."""

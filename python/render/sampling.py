@@ -8,6 +8,7 @@ networks learn to ignore it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -300,9 +301,7 @@ BROW_TILT = (0.09, 0.03, 0.02, 0.16)
 def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
     """Shape weights without a label: resting faces differ, and no two eyes are cut alike."""
 
-    def clipped(mean: float, sd: float, low: float, high: float) -> float:
-        return float(np.clip(rng.normal(mean, sd), low, high))
-
+    clipped = partial(_clipped_normal, rng)
     weights: dict[str, float] = {}
 
     def add(shape: str, value: float, asymmetry: float = 0.15) -> None:
@@ -339,10 +338,11 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
 
 def sample_brows(rng: Rng) -> tuple[float, float]:
     """Height and tilt of the resting brows, see BROW_HEIGHT and BROW_TILT."""
-    height, tilt = (
-        float(np.clip(rng.normal(mean, sd), low, high)) for mean, sd, low, high in (BROW_HEIGHT, BROW_TILT)
-    )
-    return height, tilt
+    return _clipped_normal(rng, *BROW_HEIGHT), _clipped_normal(rng, *BROW_TILT)
+
+
+def _clipped_normal(rng: Rng, mean: float, sd: float, low: float, high: float) -> float:
+    return float(np.clip(rng.normal(mean, sd), low, high))
 
 
 # ---------------------------------------------------------------------------------------------------- look
