@@ -34,7 +34,7 @@ _DRAWN = {
 _MOUTH_PARTS = ("mouth_socket", "gums_tongue", "teeth")
 
 # Shapes of our own (see _local_shapes): they vary the shape of eyes and brows without being an action unit.
-LOCAL_SHAPES = ("canthus_raise", "fissure_length", "brow_raise", "brow_apart", "brow_tilt", "brow_height")
+LOCAL_SHAPES = ("canthus_raise", "fissure_length", "brow_apart", "brow_tilt", "brow_height")
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _without_shoulders(vertices: F32) -> F32:
 
 
 def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: float) -> NDArray[np.int16]:
-    """Smooth bumps [6, V, 3] around eyes and brows, symmetric, weight 1 = 1 cm at the centre of the bump."""
+    """Smooth bumps [5, V, 3] around eyes and brows, symmetric, weight 1 = 1 cm at the centre of the bump."""
     soft = (names == "face") | np.char.startswith(names, "eyelashes")
     shapes = np.zeros((len(LOCAL_SHAPES), len(neutral), 3), np.float32)
 
@@ -189,10 +189,9 @@ def _local_shapes(neutral: F32, names: NDArray[np.str_], landmarks: I32, step: f
         points = neutral[landmarks[brow]]
         middle = points[2]
         whole = bump(middle, (1.9, 0.75, 3.0))
-        shapes[2, :, 1] += whole
-        shapes[3, :, 0] += side * whole
-        shapes[4, :, 1] += whole * np.clip(side * (neutral[:, 0] - middle[0]) / 2.0, -1, 1)
-    shapes[5, :, 1] = _brow_band(neutral, neutral[landmarks[22:27]]) * soft
+        shapes[2, :, 0] += side * whole
+        shapes[3, :, 1] += whole * np.clip(side * (neutral[:, 0] - middle[0]) / 2.0, -1, 1)
+    shapes[4, :, 1] = _brow_band(neutral, neutral[landmarks[22:27]]) * soft
     return np.round(shapes / step).astype(np.int16)
 
 

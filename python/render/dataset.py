@@ -157,12 +157,8 @@ def render_dataset(assets: Path, out: Path, spec: DatasetSpec, workers: int = 1)
     todo = prepare(assets, out, spec)
     if not todo:
         return
-    if workers == 1:
-        _start_worker(assets, out, spec)
-        for shard in todo:
-            yield _render_shard(shard)
-        return
-    # Spawned processes inherit no threads; each works alone on one core.
+    # Spawned processes inherit no threads; each works alone on one core, also where there is but one: how
+    # many threads share a product decides its last digit.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = "1"
     context = multiprocessing.get_context("spawn")

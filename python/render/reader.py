@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .dataset import FIELDS, FORMAT, SHARD_PREFIX
+from .dataset import FIELDS, FORMAT, shard_path
 
 Array = NDArray[Any]
 
 
 class RenderDataset:
-    """Complete shards of one folder. Labels are in memory, images stay on disk until they are asked for.
+    """Complete shards of one folder, up to the first that is missing: more may come, none will move.
+
+    Labels are in memory, images stay on disk until they are asked for.
 
     >>> data = load_dataset(folder)
     >>> data.theta.shape, data.images([0, 5, 9]).shape
@@ -40,9 +43,10 @@ class RenderDataset:
         self.meta: dict[str, Any] = json.loads(described.read_text())
         if self.meta["format"] != FORMAT:
             raise ValueError(f"{described}: expected format {FORMAT}, got {self.meta['format']}")
-        shards = sorted(folder.glob(f"{SHARD_PREFIX}*"))
+        shards = list(takewhile(Path.is_dir, (shard_path(folder, number) for number in count())))
         if not shards:
-            raise FileNotFoundError(f"folder: no complete shard in {folder}")
+            raise FileNotFoundError(f"folder: expected {shard_path(folder, 0).name} in {folder}")
+        self.folder = folder
         self._maps = [np.load(s / "images.npy", mmap_mode="r", allow_pickle=False) for s in shards]
         self._starts = np.cumsum([0, *(len(m) for m in self._maps)])
         for name in FIELDS:

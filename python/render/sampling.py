@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from .assets import LOCAL_SHAPES, N_IDENTITY, ParameterTable
+from .assets import N_IDENTITY, ParameterTable
 from .geometry import F32
 from .strange import Strangeness, sample_strangeness
 
@@ -330,8 +330,8 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         add("eyeBlink", clipped(0.06, 0.09, -0.08, 0.26), 0.08)
         add("eyeSquint", clipped(0.0, 0.12, -0.2, 0.3), 0.08)
         add("eyeWide", clipped(0.0, 0.07, -0.18, 0.18), 0.08)
-    small = LOCAL_SHAPES[:-1]  # the height of the brows follows from `sample_brows`
-    for shape, sd in zip(small, (0.09, 0.07, 0.06, 0.08, 0.08), strict=True):
+    # The brows' height and tilt follow from `sample_brows`.
+    for shape, sd in (("canthus_raise", 0.09), ("fissure_length", 0.07), ("brow_apart", 0.08)):
         weights[shape] = clipped(0.0, sd, -2 * sd, 2 * sd)
     return weights
 

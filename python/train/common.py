@@ -19,7 +19,6 @@ from python.provenance import commit, processor
 from python.render.reader import RenderDataset
 
 CONFIGS = Path(__file__).parent / "configs"
-PACE_STEPS = 100  # steps timed to see how many fit a budget
 
 
 def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -38,10 +37,13 @@ def parse_arguments(description: str, section: str) -> tuple[argparse.Namespace,
         "--start-from", type=Path, help="weights that an earlier run wrote (.safetensors), to train further"
     )
     parser.add_argument(
+        "--compile", action="store_true", help="hand the network to torch.compile: pays on a GPU"
+    )
+    parser.add_argument(
         "--budget",
         type=float,
         default=0,
-        help="seconds; takes fewer steps if the config's do not fit (0: all)",
+        help="seconds; the schedule is hurried so that it ends by then (0: takes all of the config's steps)",
     )
     arguments = parser.parse_args()
     config = tomllib.loads(arguments.config.read_text())[section]
@@ -92,7 +94,7 @@ class Trainer:
         self.lr: float = config["lr"]
         self.warmup: float = config.get("warmup", 0.1)
         self.budget = budget
-        self.started = time.monotonic()
+        self.started = time.monotonic()  # as if all had been done in one go, see _load
         self.path = out / f"{name}.checkpoint.safetensors"
         self.log_path = out / f"{name}.log.jsonl"
         self.optimizer = torch.optim.AdamW(
@@ -106,36 +108,38 @@ class Trainer:
     def update(self, loss: Tensor) -> None:
         """One optimisation step on ``loss`` and one step of the weight average."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * one_cycle(self.step / self.steps, self.warmup)
+            group["lr"] = self.lr * one_cycle(min(self.progress, 1.0), self.warmup)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         self.step += 1
-        if self.budget and self.step in (PACE_STEPS, 2 * PACE_STEPS):
-            self._pace()
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for key, value in self.network.state_dict().items():
-                if value.is_floating_point():
-                    self.average[key].lerp_(value, 1 - decay)
-                else:
-                    self.average[key].copy_(value)
+            state = self.network.state_dict()
+            floats = [key for key, value in state.items() if value.is_floating_point()]
+            torch._foreach_lerp_([self.average[k] for k in floats], [state[k] for k in floats], 1 - decay)
+            for key in state.keys() - floats:
+                self.average[key].copy_(state[key])
 
-    def _pace(self) -> None:
-        """Choose the number of steps from the time that PACE_STEPS took (the first ones are warm-up)."""
-        next(self.network.parameters()).sum().item()  # waits for the device
-        now = time.monotonic()
-        if self.step == PACE_STEPS:
-            self.paced_from = now
-            return
-        fits = self.step + int((self.budget - (now - self.started)) / (now - self.paced_from) * PACE_STEPS)
-        self.steps = max(2 * self.step, min(self.steps, fits))
-        print(f"{self.steps} steps fit the budget of {self.budget:.0f} s", flush=True)
+    @property
+    def spent(self) -> float:
+        """Seconds of training, those of runs that this one goes on from included."""
+        return time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        """How far the schedule is, by steps or by the budget's time, whichever is ahead; it ends at 1."""
+        return max(self.step / self.steps, self.spent / self.budget if self.budget else 0.0)
+
+    @property
+    def done(self) -> bool:
+        """Whether the schedule has ended."""
+        return self.progress >= 1
 
     def log(self, **values: Tensor) -> None:
         """Print one line and append it to the log."""
-        row = {"step": self.step, "seconds": round(time.monotonic() - self.started, 1)} | {
+        row = {"step": self.step, "seconds": round(self.spent, 1)} | {
             key: round(float(value.detach()), 5) for key, value in values.items()
         }
         print(" ".join(f"{key}={value}" for key, value in row.items()), flush=True)
@@ -150,12 +154,13 @@ class Trainer:
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         partial = self.path.with_suffix(".partial")
         tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
-        save_file(tensors, partial, metadata={"step": str(self.step), "steps": str(self.steps)})
+        save_file(tensors, partial, metadata={"step": str(self.step), "spent": str(self.spent)})
         partial.replace(self.path)
 
     def _load(self) -> None:
         with safe_open(self.path, "pt") as file:
-            self.step, self.steps = int(file.metadata()["step"]), int(file.metadata()["steps"])
+            self.step = int(file.metadata()["step"])
+            self.started -= float(file.metadata()["spent"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         self.network.load_state_dict(_part(tensors, "network."))
         device = next(self.network.parameters()).device

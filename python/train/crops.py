@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,32 @@ def load_renders(folder: Path) -> RenderDataset:
     return renders
 
 
+def ahead(make: Callable[[int], Example], first: int, device: torch.device) -> Iterator[Example]:
+    """make(first), make(first + 1), ...: on a GPU each is made while the one before is being learnt from.
+
+    Another thread makes it, on a stream of its own: what happens to few examples is computed for few, so that
+    the thread has to wait for the GPU to count them.
+    """
+    if device.type != "cuda":
+        yield from map(make, count(first))
+    stream = torch.cuda.Stream(device)
+
+    def made(number: int) -> tuple[Example, torch.cuda.Event]:
+        with torch.cuda.stream(stream):
+            return make(number), stream.record_event()
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(made, first)
+        for number in count(first + 1):
+            example, ready = coming.result()
+            coming = pool.submit(made, number)
+            current = torch.cuda.current_stream(device)
+            current.wait_event(ready)
+            for values in example.values():
+                values.record_stream(current)  # its memory may not be given to the next while it is in use
+            yield example
+
+
 class Photographer:
     """Batches of examples of some renders, on a device.
 
@@ -35,11 +63,34 @@ class Photographer:
     [B, P], ``landmarks`` [B, 68, 2] and ``dense`` [B, K, 2] in crop pixels, ``dense_weight`` [B, K] and
     ``appearance`` [B, A]. A batch depends on the seed, its number and the kind of device alone.
 
-    On a GPU all images are copied there once (147 kB each); elsewhere they stay on disk.
+    On a GPU all images are copied there once (147 kB each); elsewhere they stay on disk. ``take_up`` adds
+    those that were rendered since.
     """
 
     def __init__(self, renders: RenderDataset, device: str | torch.device, seed: int) -> None:
-        self.renders, self.device, self.seed = renders, torch.device(device), seed
+        self.device, self.seed = torch.device(device), seed
+        self._images: Tensor | None = None
+        if self.device.type == "cuda":
+            shape = (renders.meta["count"], *renders.image_shards[0].shape[1:])
+            self._images = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        self._use(renders, first_shard=0)
+
+    def take_up(self) -> None:
+        """See whether more of the same renders are there by now, and use them from now on."""
+        if self.renders.complete:
+            return
+        renders = load_renders(self.renders.folder)
+        if len(renders) > len(self.renders):
+            self._use(renders, first_shard=len(self.renders.image_shards))
+
+    def _use(self, renders: RenderDataset, first_shard: int) -> None:
+        """Labels of all renders; on a GPU the images of those from ``first_shard`` on."""
+        at = sum(len(shard) for shard in renders.image_shards[:first_shard])
+        if self._images is not None:
+            for shard in renders.image_shards[first_shard:]:
+                self._images[at : at + len(shard)] = torch.from_numpy(np.array(shard))
+                at += len(shard)
+        self.renders = renders
         visible = renders.dense_visible.astype(np.float32)
         labels = {
             "theta": renders.theta,
@@ -52,10 +103,6 @@ class Photographer:
             name: torch.from_numpy(np.asarray(value, np.float32)).to(self.device)
             for name, value in labels.items()
         }
-        self._images: Tensor | None = None
-        if self.device.type == "cuda":
-            shards = [torch.from_numpy(np.array(shard)).to(self.device) for shard in renders.image_shards]
-            self._images = torch.cat(shards)
 
     def photographs(self, batch: int, jitters: list[tuple[float, Jitter]], number: int) -> Example:
         """Batch ``number`` of random renders as photographs (see python.train.augment)."""

@@ -148,7 +148,7 @@ def train(
     centre, scale = features.mean(0), features.std(0).clamp(min=1e-6)
     net = FeatureGenerator(theta.shape[1], features.shape[1], hidden).to(device)
     trainer = Trainer(net, out, "feature_generator", config, seed)
-    while trainer.step < trainer.steps:
+    while not trainer.done:
         rng = torch.Generator(device).manual_seed(seed * 1_000_003 + trainer.step)
         rows = torch.randint(len(theta), (config["batch"],), device=device, generator=rng)
         loss = nn.functional.mse_loss(net((theta[rows] - mean) / spread), (features[rows] - centre) / scale)

@@ -6,23 +6,26 @@ A second stage on other renders starts from the weights that the first one wrote
 
     python -m python.train.train_extractor --data renders/more --out runs/second \
         --start-from runs/first/extractor.safetensors --config python/train/configs/second_stage.toml
+
+It may start while its renders are still being made, and takes them up as they come.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.face_cnn import POINT_SCALE
+from genet_ext.extractors.face_cnn import BLOCKS, POINT_SCALE, WIDTHS
 from genet_ext.models import read_weights
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
 from python.train import augment
 from python.train.common import Trainer, describe, export, half_precision, parse_arguments
-from python.train.crops import Example, Photographer, load_renders
+from python.train.crops import Example, Photographer, ahead, load_renders
 
 JITTERS = [(0.65, augment.SECOND_PASS), (0.35, augment.LOOSE_BOX)]
 POINT_TOLERANCE = 2.0  # px; a landmark off by this counts as much as a parameter off by one deviation
@@ -32,14 +35,23 @@ def main() -> None:
     arguments, config = parse_arguments(__doc__ or "", "extractor")
     space = load_parameter_space()
     renders = load_renders(arguments.data)
-    net = build(space, renders, arguments.start_from)
+    net = build(space, renders, config, arguments.start_from)
     net = net.to(arguments.device, memory_format=torch.channels_last)
+    if arguments.compile:
+        net.features = torch.compile(net.features)  # type: ignore[method-assign]
     trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
     weights = parameter_weights(renders, space, config["group_weights"]).to(arguments.device)
     describe(renders, trainer, config)
     photographer = Photographer(renders, arguments.device, arguments.seed)
-    while trainer.step < trainer.steps:
-        batch = photographer.photographs(config["batch"], JITTERS, trainer.step)
+
+    def photographs(number: int) -> Example:
+        if number % config["save_every"] == 0:
+            photographer.take_up()
+        return photographer.photographs(config["batch"], JITTERS, number)
+
+    batches = ahead(photographs, trainer.step, photographer.device)
+    while not trainer.done:
+        batch = next(batches)
         losses = training_losses(net, batch, weights)
         trainer.update(losses["loss"])
         if trainer.step % config["log_every"] == 0:
@@ -47,6 +59,7 @@ def main() -> None:
         if trainer.step % config["save_every"] == 0:
             trainer.save()
     trainer.save()
+    print(f"{trainer.step} steps, {len(photographer.renders)} renders, {trainer.spent:.0f} s", flush=True)
     net.load_state_dict(trainer.average)
     net.eval()
     net.dense = None
@@ -54,12 +67,20 @@ def main() -> None:
     export(net.state_dict(), arguments.out / "extractor.safetensors")
 
 
-def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None = None) -> Extractor:
+def build(
+    space: ParameterSpace, renders: RenderDataset, config: dict[str, Any], start_from: Path | None = None
+) -> Extractor:
     """An untrained extractor that answers with the means of the training data, or one to train further.
 
     The weights of ``start_from`` are those that a run exports: their norms are folded in and stay away.
     """
-    net = Extractor(space.size, dense=renders.dense.shape[1], fused=start_from is not None)
+    net = Extractor(
+        space.size,
+        dense=renders.dense.shape[1],
+        widths=config.get("widths", WIDTHS),
+        blocks=config.get("blocks", BLOCKS),
+        fused=start_from is not None,
+    )
     assert net.dense is not None
     if start_from:
         net.load_state_dict(read_weights(start_from), strict=False)  # the dense head was left out of them

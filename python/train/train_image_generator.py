@@ -26,10 +26,12 @@ def main() -> None:
     if arguments.start_from:
         net.load_state_dict(read_weights(arguments.start_from))
     net = net.to(arguments.device, memory_format=torch.channels_last)
+    if arguments.compile:
+        net.compile()
     trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
     describe(renders, trainer, config)
     photographer = Photographer(renders, arguments.device, arguments.seed)
-    while trainer.step < trainer.steps:
+    while not trainer.done:
         loss, error = training_loss(net, photographer.clean(config["batch"], trainer.step))
         trainer.update(loss)
         if trainer.step % config["log_every"] == 0:
