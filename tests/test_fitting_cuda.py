@@ -16,6 +16,9 @@ BOX = [173.0, 66.0, 275.0, 168.0]
 FACES = 9  # of the crowd; more than a chunk of the CPU's, less than one of the GPU's
 # A crop that its own landmarks would move by just the limit may be taken once more on one device.
 AU_TOLERANCE, POSE_TOLERANCE = 0.005, 0.2  # of 1, degrees
+# Adam's first steps have the size of its rate, whatever the gradient's: where an AU hardly changes the
+# picture, the last digits decide which way they go (.008 seen on an H200).
+IMAGE_AU_TOLERANCE = 0.02
 
 WAYS: dict[str, dict[str, Any]] = {
     "each picture for itself": {},
@@ -45,11 +48,11 @@ def fitted(imgs: Any, models: Models, **settings: Any) -> FitResult:
     return fit(imgs, boxes=[BOX] * len(imgs), models=models, progress=False, **settings)
 
 
-def assert_alike(one: FitResult, other: FitResult) -> None:
+def assert_alike(one: FitResult, other: FitResult, au_tolerance: float = AU_TOLERANCE) -> None:
     assert [s.fitted for s in one.status] == [s.fitted for s in other.status]
     for name in ("aus", "aus_sd"):
         np.testing.assert_allclose(
-            getattr(one, name), getattr(other, name), rtol=0, atol=AU_TOLERANCE, err_msg=name
+            getattr(one, name), getattr(other, name), rtol=0, atol=au_tolerance, err_msg=name
         )
     np.testing.assert_allclose(one.pose, other.pose, rtol=0, atol=POSE_TOLERANCE, err_msg="pose")
 
@@ -59,7 +62,7 @@ def test_the_gpu_says_what_the_cpu_says(way: str, models: Models, crowd: list[np
     one, other = (fitted(crowd, m, **WAYS[way]) for m in (models, load_models("cpu")))
     assert other.fitted.all()
     assert np.nanmax(other.aus) > 0.3  # a smile, so that there is something to agree on
-    assert_alike(one, other)
+    assert_alike(one, other, IMAGE_AU_TOLERANCE if "objective" in WAYS[way] else AU_TOLERANCE)
 
 
 def test_a_neutral_picture_is_taken_off_on_the_gpu(models: Models, crowd: list[np.ndarray]) -> None:

@@ -15,8 +15,8 @@ LANDMARKS = 68
 POINT_SCALE = 10.0  # px per unit of the landmark head: its outputs then have unit spread
 COLOUR_GRID = 4  # the crop's mean colours on a 4 x 4 grid tell skin and light, which the features forget
 APPEARANCE = 16  # A: skin, light, exposure and tint coefficients, as in python/render
-WIDTHS = (16, 32, 72, 144)  # channels at strides 2, 4, 8, 16
-BLOCKS = (1, 2, 2)  # residual blocks at strides 4, 8, 16: 142 million multiply-adds per face in all
+WIDTHS = (16, 40, 96, 176)  # channels at strides 2, 4, 8, 16
+BLOCKS = (2, 3, 3)  # residual blocks at strides 4, 8, 16: 331 million multiply-adds per look in all
 FLATTEN_CHANNELS = 64  # the 8 x 8 map is reduced to this before it is flattened: position must survive
 
 

@@ -157,6 +157,11 @@ class Trainer:
         save_file(tensors, partial, metadata={"step": str(self.step), "spent": str(self.spent)})
         partial.replace(self.path)
 
+    def keep(self) -> None:
+        """Write the weight average as it is now beside the checkpoint; no later one replaces it."""
+        name = self.path.name.replace("checkpoint", f"average-{self.step}")
+        export(self.average, self.path.with_name(name))
+
     def _load(self) -> None:
         with safe_open(self.path, "pt") as file:
             self.step = int(file.metadata()["step"])

@@ -1,25 +1,20 @@
 r"""Train the extractor F on renders: parameters, landmarks and dense surface points.
 
-    python -m python.train.train_extractor --data renders/train --out runs/first
+    python -m python.train.train_extractor --data renders/train --out runs/f
 
-A second stage on other renders starts from the weights that the first one wrote:
-
-    python -m python.train.train_extractor --data renders/more --out runs/second \
-        --start-from runs/first/extractor.safetensors --config python/train/configs/second_stage.toml
-
-It may start while its renders are still being made, and takes them up as they come.
+It also keeps what the network was along the way, for python.train.average_weights. It may start while its
+renders are still being made, and takes them up as they come.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.face_cnn import BLOCKS, POINT_SCALE, WIDTHS
+from genet_ext.extractors.face_cnn import POINT_SCALE
 from genet_ext.models import read_weights
 from genet_ext.parameters import ParameterSpace, load_parameter_space
 from python.render.reader import RenderDataset
@@ -35,7 +30,7 @@ def main() -> None:
     arguments, config = parse_arguments(__doc__ or "", "extractor")
     space = load_parameter_space()
     renders = load_renders(arguments.data)
-    net = build(space, renders, config, arguments.start_from)
+    net = build(space, renders, arguments.start_from)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     if arguments.compile:
         net.features = torch.compile(net.features)  # type: ignore[method-assign]
@@ -58,6 +53,8 @@ def main() -> None:
             trainer.log(**losses)
         if trainer.step % config["save_every"] == 0:
             trainer.save()
+        if trainer.step % config["keep_every"] == 0:
+            trainer.keep()
     trainer.save()
     print(f"{trainer.step} steps, {len(photographer.renders)} renders, {trainer.spent:.0f} s", flush=True)
     net.load_state_dict(trainer.average)
@@ -67,20 +64,12 @@ def main() -> None:
     export(net.state_dict(), arguments.out / "extractor.safetensors")
 
 
-def build(
-    space: ParameterSpace, renders: RenderDataset, config: dict[str, Any], start_from: Path | None = None
-) -> Extractor:
+def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None = None) -> Extractor:
     """An untrained extractor that answers with the means of the training data, or one to train further.
 
     The weights of ``start_from`` are those that a run exports: their norms are folded in and stay away.
     """
-    net = Extractor(
-        space.size,
-        dense=renders.dense.shape[1],
-        widths=config.get("widths", WIDTHS),
-        blocks=config.get("blocks", BLOCKS),
-        fused=start_from is not None,
-    )
+    net = Extractor(space.size, dense=renders.dense.shape[1], fused=start_from is not None)
     assert net.dense is not None
     if start_from:
         net.load_state_dict(read_weights(start_from), strict=False)  # the dense head was left out of them

@@ -1,6 +1,8 @@
 """The training scripts on a tiny made-up data set: they run, resume, export weights, and augment truly."""
 
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,15 +13,19 @@ import torch
 from made_up_renders import save_renders
 from safetensors.torch import save_file
 
-from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, read_weights
+from genet_ext.extractors import Extractor
+from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
+from python.render.dataset import shard_path
 from python.render.renderer import APPEARANCE
 from python.train import augment
 from python.train.augment import Draw
+from python.train.average_weights import BATCH, SEED, averaged, fit_landmark_head
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, one_cycle
-from python.train.crops import Photographer, load_renders
+from python.train.crops import Photographer, ahead, load_renders
+from python.train.train_extractor import JITTERS
 
 COUNT = 12
 
@@ -54,6 +60,9 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     run("train_extractor", *common)
     assert "resumed from step 4 of 4" in run("train_extractor", *common)
     run("train_image_generator", *common)
+    at = [tmp_path / f"extractor.average-{step}.safetensors" for step in (2, 4)]
+    ends = ["--first", at[0], "--second", at[1], "--share", "0.5", "--batches", "1"]
+    run("average_weights", *ends, "--data", renders, "--out", tmp_path)
     said = run("distill_features", *common, "--held-out", renders, "--extractor", tmp_path)
     assert "held-out share" in said
     said = run("calibrate", "--weights", tmp_path, "--held-out", renders, "--device", "cpu")
@@ -63,6 +72,9 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     assert bool(torch.isfinite(models.feature_generator(theta)).all())
     steps = [json.loads(line)["step"] for line in (tmp_path / "extractor.log.jsonl").read_text().splitlines()]
     assert steps == [2, 4]
+    assert sorted(file.name for file in tmp_path.glob("*average-*")) == [
+        "extractor.average-2.safetensors", "extractor.average-4.safetensors",
+    ]  # fmt: skip
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
@@ -86,6 +98,29 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
     parts = train(tmp_path / "parts", 8)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
+
+
+def test_a_budget_hurries_the_schedule_and_counts_earlier_runs(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("python.train.common.time.monotonic", lambda: clock[0])
+    config = {"steps": 1000, "lr": 0.05, "weight_decay": 0.0}
+    net = torch.nn.Linear(3, 5)
+
+    def trainer():
+        return Trainer(net, tmp_path, "net", config, seed=0, budget=40)
+
+    first = trainer()
+    clock[0] += 10
+    first.update(net(torch.ones(2, 3)).sum())
+    assert first.progress == pytest.approx(0.25)
+    first.save()
+    clock[0] += 500  # between two runs
+    second = trainer()
+    assert (second.step, second.progress) == (1, pytest.approx(0.25))
+    clock[0] += 29
+    assert not second.done
+    clock[0] += 1
+    assert second.done
 
 
 def test_learning_rate_rises_and_falls():
@@ -189,6 +224,44 @@ def test_batches_depend_on_their_number_alone(renders):
     assert not torch.equal(other["pixels"], sixth["pixels"])
 
 
+def test_renders_are_taken_up_as_they_come(renders, tmp_path):
+    """Shards appear in any order; none that is used changes its place."""
+    shutil.copytree(renders, tmp_path / "r")
+    described = tmp_path / "r" / "dataset.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"count": 3 * COUNT}))
+    first = shard_path(tmp_path / "r", 0)
+    photographer = Photographer(load_renders(tmp_path / "r"), "cpu", seed=3)
+    before = photographer.photographs(4, [(1.0, augment.ALIGNED)], 0)
+    shutil.copytree(first, shard_path(tmp_path / "r", 2))
+    photographer.take_up()
+    assert len(photographer.renders) == COUNT, "the second shard is missing still"
+    again = photographer.photographs(4, [(1.0, augment.ALIGNED)], 0)
+    assert all(torch.equal(again[name], before[name]) for name in before)
+    shutil.copytree(first, shard_path(tmp_path / "r", 1))
+    photographer.take_up()
+    assert photographer.renders.complete
+    seen = torch.cat([b["theta"] for b in photographer.in_order(8, [(1.0, augment.ALIGNED)], views=1)])
+    assert torch.equal(seen, torch.from_numpy(photographer.renders.theta))
+    assert len(seen) == 3 * COUNT
+
+
+def test_batches_are_made_in_order():
+    batches = ahead(lambda number: {"number": torch.tensor(number)}, 5, torch.device("cpu"))
+    assert [int(batch["number"]) for batch in itertools.islice(batches, 3)] == [5, 6, 7]
+
+
+@pytest.mark.cuda
+def test_batches_made_ahead_on_a_gpu_are_those_made_at_once(renders):
+    photographer = Photographer(load_renders(renders), "cuda", seed=3)
+
+    def photographs(number):
+        return photographer.photographs(8, [(1.0, augment.LOOSE_BOX)], number)
+
+    for number, batch in zip(range(3, 9), ahead(photographs, 3, photographer.device), strict=False):
+        alone = photographs(number)
+        assert all(torch.equal(batch[name], alone[name]) for name in alone)
+
+
 def test_every_render_is_shown_in_order(renders):
     photographer = Photographer(load_renders(renders), "cpu", seed=0)
     batches = list(photographer.in_order(5, [(1.0, augment.ALIGNED)], views=2))
@@ -230,23 +303,47 @@ def test_stretches_of_few_faces_stay_near_one():
     assert 0.7 < by_au[0] < 1.5
 
 
-def test_averaged_weights_lie_between_the_two(tmp_path):
-    for name, value in (("first", 1.0), ("second", 3.0)):
-        (tmp_path / name).mkdir()
-        save_file({"w": torch.full((2, 2), value)}, tmp_path / name / "extractor.safetensors")
-    folders = ["--first", tmp_path / "first", "--second", tmp_path / "second", "--out", tmp_path / "out"]
-    run("average_weights", *folders, "--share", "0.75")
-    assert read_weights(tmp_path / "out" / "extractor.safetensors")["w"].eq(2.5).all()
+def test_averaged_weights_lie_between_the_two():
+    torch.manual_seed(0)
+    first, second = (Extractor(load_parameter_space().size, dense=3, fused=False) for _ in range(2))
+    for norm in (first.stem.norm, second.stem.norm):
+        norm.running_var.uniform_(0.5, 2.0)
+    weights = [{k: v.float() for k, v in net.state_dict().items()} for net in (first, second)]
+    pixels = torch.rand(2, 3, 128, 128)
+    for share, end in ((0.0, first), (1.0, second)):
+        net = averaged(*weights, share)
+        with torch.no_grad():
+            torch.testing.assert_close(net(pixels).parameters, end.eval()(pixels).parameters)
+    half = averaged(*weights, 0.25)
+    middle = weights[0]["embed.weight"].lerp(weights[1]["embed.weight"], 0.25)
+    assert torch.equal(half.embed.weight, middle)
+    assert half.dense is None
+
+
+def test_the_landmark_head_is_fitted_to_the_renders(renders):
+    torch.manual_seed(0)
+    net = Extractor(load_parameter_space().size).eval()
+    photographer = Photographer(load_renders(renders), "cpu", SEED)
+    parameters = net(torch.ones(1, 3, 128, 128)).parameters
+    fit_landmark_head(net, photographer, batches=3)
+    assert torch.equal(net(torch.ones(1, 3, 128, 128)).parameters, parameters), "nothing else changes"
+    batch = photographer.photographs(BATCH, JITTERS, 1)
+    with torch.no_grad():
+        left = (net(batch["pixels"]).landmarks - batch["landmarks"]).square().mean()
+    constant = (batch["landmarks"] - batch["landmarks"].mean(0)).square().mean()
+    assert left < 0.7 * constant
 
 
 @pytest.mark.parametrize(
     ("share", "shape", "said"),
-    [("1.5", (2, 2), "expected a number from 0 to 1"), ("0.5", (3, 2), "got others: w")],
+    [
+        ("1.5", (2, 2), "expected a number from 0 to 1"),
+        ("0.5", (3, 2), "got others: w"),
+    ],
 )
 def test_averaging_refuses_what_does_not_fit(tmp_path, share, shape, said):
     for name, size in (("first", (2, 2)), ("second", shape)):
-        (tmp_path / name).mkdir()
-        save_file({"w": torch.zeros(size)}, tmp_path / name / "extractor.safetensors")
-    folders = ["--first", tmp_path / "first", "--second", tmp_path / "second", "--out", tmp_path / "out"]
+        save_file({"w": torch.zeros(size)}, tmp_path / f"{name}.safetensors")
+    files = ["--first", tmp_path / "first.safetensors", "--second", tmp_path / "second.safetensors"]
     with pytest.raises(AssertionError, match=said):
-        run("average_weights", *folders, "--share", share)
+        run("average_weights", *files, "--data", tmp_path, "--out", tmp_path, "--share", share)
