@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from photographs import ASTRONAUT_BOX
 from PIL import Image
 from skimage.data import astronaut, chelsea, coffee, hubble_deep_field
 
@@ -32,7 +33,7 @@ from genet_ext.models import random_models
 from genet_ext.parameters import load_parameter_space
 from genet_ext.status import Status
 
-FACE = np.array([173.0, 66.0, 275.0, 168.0])  # of the astronaut
+FACE = np.array(ASTRONAUT_BOX)
 
 
 def landmarks_at(points):

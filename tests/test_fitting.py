@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from photographs import ASTRONAUT_BOX as BOX
 from PIL import Image
 from same_bits import assert_same_bits
 from skimage.data import astronaut
@@ -21,8 +22,6 @@ from genet_ext import Status, fit, fit_stream
 from genet_ext.action_units import load_action_units
 from genet_ext.models import random_models
 from genet_ext.result import FitResult
-
-BOX = [173.0, 66.0, 275.0, 168.0]
 
 
 @pytest.fixture(scope="module")

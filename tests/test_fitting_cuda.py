@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from photographs import ASTRONAUT_BOX as BOX
 from same_bits import assert_same_bits
 from skimage.data import astronaut
 
@@ -12,7 +13,6 @@ from genet_ext import FitResult, Models, Status, fit, load_models
 
 pytestmark = pytest.mark.cuda
 
-BOX = [173.0, 66.0, 275.0, 168.0]
 FACES = 9  # of the crowd; more than a chunk of the CPU's, less than one of the GPU's
 # A crop that its own landmarks would move by just the limit may be taken once more on one device.
 AU_TOLERANCE, POSE_TOLERANCE = 0.005, 0.2  # of 1, degrees

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from photographs import ASTRONAUT_BOX as BOX
 from PIL import Image
 from skimage.data import astronaut
 from tiny_models import tiny_models
@@ -13,7 +14,6 @@ from genet_ext import Status, fit
 from genet_ext.plotting import in_colours_of
 
 PY_FEAT_AUS = [f"{n:02}" for n in (1, 2, 4, 5, 6, 7, 9, 10, 11, 12, 14, 15, 17, 20, 23, 24, 25, 26, 28, 43)]
-BOX = [173.0, 66.0, 275.0, 168.0]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from photographs import ASTRONAUT_BOX as BOX
 from skimage.data import astronaut
 from tiny_models import tiny_models
 
@@ -15,7 +16,6 @@ from genet_ext.objective import prior_mean
 from genet_ext.parameters import IDENTITY
 from genet_ext.sequences import common_identity, follow_boxes, most_probable_walk, tell_apart
 
-BOX = [173.0, 66.0, 275.0, 168.0]
 FRAMES = 6
 
 

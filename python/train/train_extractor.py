@@ -33,7 +33,7 @@ def main() -> None:
     net = build(space, renders, arguments.start_from)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     if arguments.compile:
-        net.features = torch.compile(net.features)  # type: ignore[method-assign]
+        net.features = torch.compile(net.features)
     trainer = Trainer(net, arguments.out, "extractor", config, arguments.seed, arguments.budget)
     weights = parameter_weights(renders, space, config["group_weights"]).to(arguments.device)
     describe(renders, trainer, config)
