@@ -34,8 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--first", type=Path, required=True, metavar="FILE", help="weights in training")
-    parser.add_argument("--second", type=Path, required=True, metavar="FILE", help="the same, later")
+    parser.add_argument("--first", type=Path, required=True, metavar="FILE", help="an average of a run")
+    parser.add_argument("--second", type=Path, required=True, metavar="FILE", help="a later one")
     parser.add_argument("--share", type=float, required=True, help="of the second, 0 to 1")
     parser.add_argument("--data", type=Path, required=True, help="folder of training renders")
     parser.add_argument("--batches", type=int, default=64, help=f"of {BATCH} photographs, for the landmarks")
@@ -56,8 +56,11 @@ def main() -> None:
 
 
 def averaged(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> Extractor:
-    """The extractor between two in training, as it runs: without the dense head, its norms folded in."""
-    net = Extractor(load_parameter_space().size, fused=False)
+    """The extractor between two in training, as it runs: without the dense head, its norms folded in.
+
+    (A run that started from such weights has no norms any more.)
+    """
+    net = Extractor(load_parameter_space().size, fused="stem.norm.weight" not in first)
     net.load_state_dict({k: v.lerp(second[k], share) for k, v in first.items() if not k.startswith("dense.")})
     net.eval()
     net.fuse()

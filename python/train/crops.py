@@ -38,6 +38,7 @@ def ahead(make: Callable[[int], Example], first: int, device: torch.device) -> I
     """
     if device.type != "cuda":
         yield from map(make, count(first))
+        return
     stream = torch.cuda.Stream(device)
 
     def made(number: int) -> tuple[Example, torch.cuda.Event]:

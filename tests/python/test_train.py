@@ -318,6 +318,8 @@ def test_averaged_weights_lie_between_the_two():
     middle = weights[0]["embed.weight"].lerp(weights[1]["embed.weight"], 0.25)
     assert torch.equal(half.embed.weight, middle)
     assert half.dense is None
+    fused = [averaged(*weights, share).state_dict() for share in (0.0, 1.0)]
+    assert torch.equal(averaged(*fused, 0.25).embed.weight, middle), "without norms, too"
 
 
 def test_the_landmark_head_is_fitted_to_the_renders(renders):
