@@ -83,7 +83,7 @@ def test_fused_extractor_computes_the_same():
 
 
 def test_shipped_networks_render_a_dark_picture_darker():
-    """The appearance is solved last, in distillation: weights that skipped it read no AU less and look wrong."""
+    """The appearance head is solved last: weights that skipped it read AUs as well, and look wrong."""
     models = load_models()
     crop = torch.from_numpy(astronaut()[60:188, 160:288].copy()).permute(2, 0, 1)[None].float() / 255
     cheeks = []
