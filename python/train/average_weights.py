@@ -22,10 +22,9 @@ from torch import Tensor
 from genet_ext.extractors import Extractor
 from genet_ext.extractors.face_cnn import POINT_SCALE
 from genet_ext.models import read_weights
-from genet_ext.parameters import load_parameter_space
 from python.train.common import export
 from python.train.crops import Photographer, load_renders
-from python.train.train_extractor import JITTERS
+from python.train.train_extractor import JITTERS, as_it_runs
 
 BATCH, SEED = 128, 77  # of the photographs that the landmark head is fitted to
 
@@ -56,15 +55,8 @@ def main() -> None:
 
 
 def averaged(first: dict[str, Tensor], second: dict[str, Tensor], share: float) -> Extractor:
-    """The extractor between two in training, as it runs: without the dense head, its norms folded in.
-
-    (A run that started from such weights has no norms any more.)
-    """
-    net = Extractor(load_parameter_space().size, fused="stem.norm.weight" not in first)
-    net.load_state_dict({k: v.lerp(second[k], share) for k, v in first.items() if not k.startswith("dense.")})
-    net.eval()
-    net.fuse()
-    return net
+    """The extractor between two in training, as it runs."""
+    return as_it_runs({key: value.lerp(second[key], share) for key, value in first.items()})
 
 
 @torch.no_grad()

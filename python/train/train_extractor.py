@@ -57,11 +57,7 @@ def main() -> None:
             trainer.keep()
     trainer.save()
     print(f"{trainer.step} steps, {len(photographer.renders)} renders, {trainer.spent:.0f} s", flush=True)
-    net.load_state_dict(trainer.average)
-    net.eval()
-    net.dense = None
-    net.fuse()
-    export(net.state_dict(), arguments.out / "extractor.safetensors")
+    export(as_it_runs(trainer.average).state_dict(), arguments.out / "extractor.safetensors")
 
 
 def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None = None) -> Extractor:
@@ -81,6 +77,18 @@ def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None
         for head, points in heads:
             mean = (points.mean(0) - augment.MARGIN).ravel() / POINT_SCALE
             head.bias.copy_(torch.from_numpy(mean))
+    return net
+
+
+def as_it_runs(weights: dict[str, Tensor]) -> Extractor:
+    """The extractor of weights in training, on the CPU: without the dense head, its norms folded in.
+
+    (A run that started from such weights has no norms any more.)
+    """
+    net = Extractor(load_parameter_space().size, fused="stem.norm.weight" not in weights)
+    net.load_state_dict({key: value for key, value in weights.items() if not key.startswith("dense.")})
+    net.eval()
+    net.fuse()
     return net
 
 
