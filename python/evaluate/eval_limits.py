@@ -1,13 +1,16 @@
 r"""What stands between the AUs of renders and what is read of them: the faces, the pixels or the camera?
 
-- A small network learns AUs from the labels of training renders alone: where 200 points of the surface and 68
-  landmarks lie in the aligned crop, hidden ones too, off by a given deviation in each direction and each for
-  itself. Without any deviation it reaches what resting faces leave to be told at all; how fast it falls says
-  how finely somebody must see.
+- A small network learns AUs from training renders without a look at them: from where 200 points of the
+  surface and 68 landmarks lie in the aligned crop, hidden ones too, off by a given deviation in each
+  direction and each for itself. Without any deviation it reaches what resting faces leave to be told at all;
+  how fast it falls says how finely somebody must see.
 - The same from the landmarks alone: a picture shows where lids, brows and lips are, but not where a point of
   smooth skin has gone.
 - The extractor reads the same faces, perfectly aligned, over grey, without anything that a camera does.
 - What ``fit`` makes of them after a camera and a loose box is told by python.evaluate.eval_recovery.
+
+Sets of the second face model (python.evaluate.second_model), where the same AUs move a face in other ways,
+can be learnt from and be held out, too; they have landmarks only.
 
 Writes limits.json and limits.md into --out. Twenty minutes on one CPU core:
 
@@ -34,7 +37,8 @@ from genet_ext.models import load_models
 from genet_ext.parameters import load_parameter_space
 from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
-from python.evaluate.pictures import over_grey
+from python.evaluate.metrics import Array
+from python.evaluate.pictures import over_grey, true_aus
 from python.render.geometry import MARGIN
 from python.render.reader import RenderDataset, load_dataset
 
@@ -50,24 +54,24 @@ def points(renders: RenderDataset, surface: bool = True) -> Tensor:
     return torch.from_numpy(np.concatenate(found, 1, dtype=np.float32).reshape(len(renders), -1))
 
 
-def learn(inputs: Tensor, theta: Tensor, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
-    """A network from points [N, 2 K], ``deviation`` px off, to parameters theta [N, P]."""
+def learn(inputs: Tensor, aus: Tensor, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
+    """A network from points [N, 2 K], ``deviation`` px off, to AUs [N, A]."""
     torch.manual_seed(0)
     centre, scale = inputs.mean(0), inputs.std(0).clamp(min=1e-3)
-    mean, spread = theta.mean(0), theta.std(0).clamp(min=1e-3)
+    mean, spread = aus.mean(0), aus.std(0).clamp(min=1e-3)
     net = nn.Sequential(
         nn.Linear(inputs.shape[1], WIDTH),
         nn.GELU(),
         nn.Linear(WIDTH, WIDTH),
         nn.GELU(),
-        nn.Linear(WIDTH, theta.shape[1]),
+        nn.Linear(WIDTH, aus.shape[1]),
     )
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps)
     for _ in trange(steps, desc=f"{deviation:g} px", unit="step", disable=None):
         rows = torch.randint(len(inputs), (BATCH,))
         seen = inputs[rows] + deviation * torch.randn(BATCH, inputs.shape[1])
-        loss = (net((seen - centre) / scale) - (theta[rows] - mean) / spread).square().mean()
+        loss = (net((seen - centre) / scale) - (aus[rows] - mean) / spread).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -76,32 +80,31 @@ def learn(inputs: Tensor, theta: Tensor, deviation: float, steps: int) -> Callab
 
 
 @torch.no_grad()
-def from_points(net: Callable[[Tensor], Tensor], exact: Tensor, deviation: float) -> Tensor:
-    """Parameters [N, P] read from the points [N, 2 K] of held-out renders."""
+def from_points(net: Callable[[Tensor], Tensor], exact: Tensor, deviation: float) -> Array:
+    """AUs [N, A] read from the points [N, 2 K] of held-out renders."""
     noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    return net(exact + deviation * noise)
+    return net(exact + deviation * noise).clamp(0, 1).double().numpy()
 
 
-def from_pixels(extractor: Extractor, renders: RenderDataset) -> Tensor:
-    """Parameters [N, P] that the extractor regresses from the aligned crops and their mirror images."""
+def from_pixels(extractor: Extractor, renders: RenderDataset) -> Array:
+    """AUs [N, A] that the extractor regresses from the aligned crops and their mirror images."""
     inside = slice(MARGIN, MARGIN + CROP_SIZE)
-    read = []
+    space, read = load_parameter_space(), []
     for rows in tqdm(torch.arange(len(renders)).split(CHUNK), desc="extract", disable=None):
         crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows.numpy())])
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
         read.append(both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3)))))
-    return torch.cat(read)
+    theta = torch.cat(read).clamp(space.lower, space.upper)
+    return load_action_units().values(theta.double().numpy())
 
 
-def judge(read: Tensor, renders: RenderDataset) -> dict[str, Any]:
-    """Figures of merit of the AUs of parameters [N, P] read from renders: all, and near-frontal by AU."""
-    space, table = load_parameter_space(), load_action_units()
-    aus = table.values(read.clamp(space.lower, space.upper).double().numpy())
-    truth = table.values(renders.theta.astype(np.float64))
-    frontal = np.abs(renders.theta[:, space.index("yaw")]) < NEAR_FRONTAL
-    near = metrics.au_table(table.names, truth[frontal], aus[frontal])
+def judge(read: Array, renders: RenderDataset) -> dict[str, Any]:
+    """Figures of merit of the AUs [N, A] that were read of renders: all, and near-frontal by AU."""
+    names, truth = load_action_units().names, true_aus(renders)
+    frontal = np.abs(renders.theta[:, load_parameter_space().index("yaw")]) < NEAR_FRONTAL
+    near = metrics.au_table(names, truth[frontal], read[frontal])
     return {
-        "all": metrics.summary(table.names, truth, aus),
+        "all": metrics.summary(names, truth, read),
         "near_frontal": {"r": metrics.mean_of(near, "r"), "per_au": near},
     }
 
@@ -109,16 +112,16 @@ def judge(read: Tensor, renders: RenderDataset) -> dict[str, Any]:
 def report(
     trained: RenderDataset, held_out: dict[str, RenderDataset], steps: int, extractor: Extractor
 ) -> dict[str, Any]:
-    """For each way to look, what :func:`judge` says of each set."""
-    out = {}
-    theta = torch.from_numpy(trained.theta).float()
+    """For each way to look, what :func:`judge` says of each set that can be looked at so."""
+    out: dict[str, Any] = {}
+    aus = torch.from_numpy(true_aus(trained)).float().nan_to_num()
     for what, surface in (("points", True), ("landmarks", False)):
-        inputs = points(trained, surface)
-        for deviation in DEVIATIONS:
-            net = learn(inputs, theta, deviation, steps)
+        able = {name: renders for name, renders in held_out.items() if not surface or renders.dense.shape[1]}
+        for deviation in DEVIATIONS if able else ():
+            net = learn(points(trained, surface), aus, deviation, steps)
             out[f"{what} off by {deviation:g} px"] = {
                 name: judge(from_points(net, points(renders, surface), deviation), renders)
-                for name, renders in held_out.items()
+                for name, renders in able.items()
             }
     out["extractor, no camera"] = {
         name: judge(from_pixels(extractor, renders), renders) for name, renders in held_out.items()
@@ -126,12 +129,16 @@ def report(
     return out
 
 
+def _cell(judged: dict[str, Any] | None) -> str:
+    return f"{judged['all']['r']:.3f}, {judged['near_frontal']['r']:.3f}" if judged else "-"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of training renders")
+    parser.add_argument("--data", type=Path, required=True, help="folder of renders to learn from")
     parser.add_argument(
         "--held-out", type=Path, nargs="+", required=True, help="folders of renders to judge on"
     )
@@ -142,10 +149,7 @@ def main() -> None:
     held_out = {folder.name: load_dataset(folder) for folder in arguments.held_out}
     extractor = load_models("cpu", arguments.weights).extractor
     found = report(load_dataset(arguments.data), held_out, arguments.steps, extractor)
-    rows = [
-        [way, *(f"{r['all']['r']:.3f}, {r['near_frontal']['r']:.3f}" for r in by_set.values())]
-        for way, by_set in found.items()
-    ]
+    rows = [[way, *(_cell(by_set.get(name)) for name in held_out)] for way, by_set in found.items()]
     table = markdown_table(["what is seen", *(f"{name}: r, near-frontal" for name in held_out)], rows)
     about = provenance("cpu", arguments.weights, steps=arguments.steps)
     write_json(arguments.out / "limits.json", {"provenance": about, **found})

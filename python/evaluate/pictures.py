@@ -97,22 +97,15 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
 
     Args:
         folder: with dataset.json; where there is a truth.csv, AUs and ramps are read from it, else the AUs
-        follow
-            from theta.
+            follow from theta.
         seed: of boxes, sizes, backgrounds and everything a camera does.
         limit: use the first so many only.
     """
     renders = load_dataset(folder)
     rows = np.arange(len(renders))[:limit]
     n = len(rows)
-    table = load_action_units()
-    truth = _read_truth(folder / "truth.csv", rows)
+    truth = _read_truth(renders)[:limit]
     theta = renders.theta[rows].astype(np.float64)
-    aus = (
-        np.array([[float(line[au]) for au in table.names] for line in truth])
-        if truth
-        else table.values(theta)
-    )
 
     rng = np.random.default_rng([seed, 7])
     scale = rng.choice(SCALES, n, p=SCALE_SHARES)
@@ -132,8 +125,8 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
         renders=renders,
         rows=rows,
         seed=seed,
-        names=table.names,
-        aus=aus,
+        names=load_action_units().names,
+        aus=true_aus(renders)[rows],
         pose=theta[:, :3],
         landmarks=to_picture(landmarks, scale[:, None, None]),
         scale=scale,
@@ -151,15 +144,24 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
     )
 
 
-def _read_truth(path: Path, rows: npt.NDArray[np.int64]) -> list[dict[str, str]]:
+def true_aus(renders: RenderDataset) -> Array:
+    """The AUs [N, A] of all renders: as in truth.csv where there is one, else as they follow from theta."""
+    table, truth = load_action_units(), _read_truth(renders)
+    if truth:
+        return np.array([[float(line[au]) for au in table.names] for line in truth])
+    return table.values(renders.theta.astype(np.float64))
+
+
+def _read_truth(renders: RenderDataset) -> list[dict[str, str]]:
+    path = renders.folder / "truth.csv"
     if not path.is_file():
         return []
     with path.open(newline="") as file:
         lines = {int(line["index"]): line for line in csv.DictReader(file)}
-    missing = [int(row) for row in rows if int(row) not in lines]
+    missing = sorted(set(range(len(renders))) - lines.keys())
     if missing:
         raise ValueError(f"{path}: expected a line for every picture; picture {missing[0]} has none")
-    return [lines[int(row)] for row in rows]
+    return [lines[row] for row in range(len(renders))]
 
 
 def _lightness(renders: RenderDataset, rows: npt.NDArray[np.int64]) -> Array:

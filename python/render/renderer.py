@@ -22,6 +22,7 @@ from .assets import (
 )
 from .geometry import CANVAS, F32, MARGIN, TEMPLATE
 from .hair import HairModel, build_hair_model, place_clothes, place_glasses, place_hair
+from .plain import plain
 from .sampling import Sample, SamplingConfig, sample_one
 from .skin import N_APPEARANCE_SKIN, Skin, SkinModel, compose, load_skin_model
 
@@ -150,9 +151,10 @@ class Renderer:
         self._scalp_height = hair.hairline_height(face.neutral)
 
     def sample(self, seed: int, index: int) -> Sample:
-        return sample_one(
+        sample = sample_one(
             seed, self.split, index, self.table, self.skin.darkness, self.skin.rows, self.config
         )
+        return plain(sample) if self.config.plain else sample
 
     def render(self, sample: Sample) -> Render:
         """Draw one sample. The returned theta carries the roll that the alignment left in the crop."""

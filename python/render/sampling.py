@@ -42,6 +42,7 @@ class SamplingConfig:
     bald_share: float = 0.06
     beard_share: float = 0.22
     images_per_identity: int = 1
+    plain: bool = False  # nothing without a label varies: see python.render.plain
     # Strongest bending of a head (cm), and of how it moves (share, rad): see python.render.strange.
     strange_shift: float = 0.0
     strange_gain: float = 0.0
@@ -290,6 +291,12 @@ def _sample_gaze(rng: Rng, values: dict[str, float]) -> None:
 # ---------------------------------------------------------------------------------------- unlabelled shape
 
 
+# What the face model's neutral lacks to be a photographed neutral face (fitted to such).
+RESTING = {
+    "browDown_L": 0.12, "browDown_R": 0.12, "eyeSquint_L": 0.08, "eyeSquint_R": 0.08,
+    "mouthSmile_L": 0.06, "mouthSmile_R": 0.06, "jawOpen": 0.01, "mouthClose": 0.01,
+}  # fmt: skip
+
 # How high the brows sit above the eyes' corners at rest, and their inner ends above their outer ones, as
 # shares of the distance between the outer corners: mean, standard deviation, lowest, highest. They are those
 # of photographs (python.evaluate.proportions), whatever the face model would make of somebody. Its own brows
@@ -309,16 +316,16 @@ def sample_hidden_shapes(rng: Rng) -> dict[str, float]:
         weights[f"{shape}_L"] = weights.get(f"{shape}_L", 0.0) + value * (1 + shift)
         weights[f"{shape}_R"] = weights.get(f"{shape}_R", 0.0) + value * (1 - shift)
 
-    # What the model's neutral lacks to be a photographed neutral face (fitted to such), jittered.
-    add("browDown", clipped(0.12, 0.08, -0.05, 0.3))
-    add("eyeSquint", clipped(0.08, 0.05, -0.05, 0.2))
-    add("mouthSmile", clipped(0.06, 0.06, -0.06, 0.18))
+    # The usual face at rest, jittered.
+    add("browDown", clipped(RESTING["browDown_L"], 0.08, -0.05, 0.3))
+    add("eyeSquint", clipped(RESTING["eyeSquint_L"], 0.05, -0.05, 0.2))
+    add("mouthSmile", clipped(RESTING["mouthSmile_L"], 0.06, -0.06, 0.18))
     # Resting faces that look as if something moved: what of it does not change is who they are.
     add("cheekSquint", clipped(0.0, 0.09, -0.1, 0.2))
     add("noseSneer", clipped(0.0, 0.06, -0.06, 0.15))
     add("mouthPress", clipped(0.0, 0.08, -0.1, 0.2))
     add("mouthFrown", clipped(0.0, 0.06, -0.08, 0.15))
-    jaw = clipped(0.01, 0.012, 0.0, 0.035)
+    jaw = clipped(RESTING["jawOpen"], 0.012, 0.0, 0.035)
     weights["jawOpen"] = jaw
     weights["mouthClose"] = jaw
     # Nobody looks exactly into the lens.

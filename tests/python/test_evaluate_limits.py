@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,12 +13,13 @@ import pytest
 
 pytest.importorskip("cv2", reason="needs opencv-python-headless (pip install genet-ext[train])")
 
-import torch
 from made_up_renders import save_renders
 from tiny_models import tiny_models
 
+from genet_ext.action_units import load_action_units
 from genet_ext.parameters import load_parameter_space
 from python.evaluate import eval_limits
+from python.render.reader import load_dataset
 
 COUNT, POINTS, CANVAS = 200, 80, 192
 
@@ -60,6 +63,36 @@ def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(
     assert "| points off by 0 px |" in (tmp_path / "out" / "limits.md").read_text()
 
 
+def test_another_face_model_has_landmarks_only_and_its_own_truth(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same faces, but without surface points, and with AU12 rising where AU26 does not."""
+    other = shutil.copytree(folder, tmp_path / "other")
+    np.save(other / "shard-00000" / "dense.npy", np.zeros((COUNT, 0, 2), np.float32))
+    aus = load_action_units().values(np.load(folder / "shard-00000" / "theta.npy").astype(float))
+    names = load_action_units().names
+    aus[:, names.index("AU12")] = 1 - aus[:, names.index("AU26")]
+    with (other / "truth.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["index", *names])
+        writer.writerows([k, *row] for k, row in enumerate(aus))
+
+    monkeypatch.setattr(eval_limits, "DEVIATIONS", (0.0,))
+    monkeypatch.setattr(eval_limits, "BATCH", 128)
+    held_out = {name: load_dataset(tmp_path / name) for name in ("set", "other")}
+    found = eval_limits.report(load_dataset(folder), held_out, 150, tiny_models(0).extractor)
+    assert set(found["points off by 0 px"]) == {"set"}
+    read = {name: found["landmarks off by 0 px"][name]["near_frontal"]["per_au"] for name in held_out}
+    assert read["set"]["AU12"]["r"] > 0.8
+    assert read["other"]["AU12"]["r"] < 0.5
+    assert read["other"]["AU17"]["r"] == read["set"]["AU17"]["r"]
+    itself = eval_limits.report(
+        held_out["other"], {"other": held_out["other"]}, 150, tiny_models(0).extractor
+    )
+    assert itself["landmarks off by 0 px"]["other"]["near_frontal"]["per_au"]["AU12"]["r"] > 0.8
+    assert "points off by 0 px" not in itself
+
+
 class _Pictures:
     """As much of a RenderDataset as reading pixels takes."""
 
@@ -80,5 +113,5 @@ def test_the_extractor_reads_the_crop_inside_the_canvas() -> None:
     images[1, :20] = 255
     images[2, 60:90, 60:90] = 255
     bare, around, inside = eval_limits.from_pixels(extractor, _Pictures(images))
-    assert torch.equal(bare, around)
-    assert not torch.equal(bare, inside)
+    np.testing.assert_array_equal(bare, around)
+    assert not np.array_equal(bare, inside, equal_nan=True)

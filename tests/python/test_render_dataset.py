@@ -253,6 +253,23 @@ def test_a_strange_person_has_the_same_labels_on_another_head(renderer: Renderer
     assert abs(other.landmarks[36:48].mean(0) - one.landmarks[36:48].mean(0)).max() < 1  # still aligned
 
 
+def test_a_plain_face_is_what_its_labels_say(renderer: Renderer) -> None:
+    """Two people who share theta, skin and light look alike to the last bit, and otherwise they do not."""
+    usual = Renderer(ASSETS, config=SamplingConfig(plain=True))
+
+    def pair(source: Renderer) -> list[np.ndarray]:
+        one, other = source.sample(11, 3), source.sample(11, 4)
+        other.theta[:] = one.theta
+        other.light = one.light
+        look = replace(one.skin, beard=other.skin.beard, age=other.skin.age, mottle=other.skin.mottle)
+        return [source.render(s).image for s in (one, replace(other, skin=look))]
+
+    one, other = pair(usual)
+    np.testing.assert_array_equal(one, other)
+    one, other = pair(renderer)
+    assert np.abs(_colours(one) - _colours(other)).mean() > 1
+
+
 def test_test_split_uses_other_skins(renderer: Renderer) -> None:
     held_out = Renderer(ASSETS, split="test")
     assert not set(held_out.skin.rows) & set(renderer.skin.rows)

@@ -10,6 +10,7 @@ pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pi
 
 from python.render import sampling
 from python.render.assets import ParameterTable, _brow_band, read_parameters
+from python.render.plain import plain
 from python.render.renderer import _BROW_SHIFT
 from python.render.sampling import SamplingConfig
 
@@ -122,6 +123,24 @@ def test_images_of_one_identity_share_identity_and_look_only(table: ParameterTab
     assert a.hidden_shapes == b.hidden_shapes
     assert a.seed != b.seed
     assert not np.array_equal(a.theta[first:], c.theta[first:])
+
+
+def test_plain_people_differ_in_what_has_a_label_only(table: ParameterTable) -> None:
+    darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
+    drawn = [sampling.sample_one(1, "train", i, table, darkness, rows, SamplingConfig()) for i in range(40)]
+    faces = [plain(sample) for sample in drawn]
+    for before, face in zip(drawn, faces, strict=True):
+        np.testing.assert_array_equal(before.theta, face.theta)
+        assert (before.light.direction, before.light.share) == (face.light.direction, face.light.share)
+        assert (before.skin.people, before.skin.darkness) == (face.skin.people, face.skin.darkness)
+    for name in ("hidden_shapes", "brows", "hair", "eyes", "clothes", "glasses", "distance", "strangeness"):
+        assert all(getattr(face, name) == getattr(faces[0], name) for face in faces[1:]), name
+        assert faces[0].hair is not drawn[0].hair
+    assert {face.skin.beard for face in faces} == {0.0}
+    assert len({face.skin.darkness for face in faces}) == len(faces)
+    # At rest they look as others do on average.
+    mean = {name: np.mean([d.hidden_shapes[name] for d in drawn]) for name in sampling.RESTING}
+    assert all(abs(mean[name] - value) < 0.06 for name, value in sampling.RESTING.items())
 
 
 def test_theta_respects_the_bounds_of_the_table(table: ParameterTable) -> None:
