@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from python.bench.common import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT_LINES = 40
+# The folders of an absolute path, also behind a compiler's -I or -L.
+_FOLDERS = re.compile(r"((?<![\w./-])|(?<=-[IL]))/([\w.+-]+/)+")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ def run(part: Part, seconds: float, log: Path) -> dict[str, Any]:
     return dict(ok=not reason, reason=reason, seconds=round(time.monotonic() - start, 1), last_lines=lines)
 
 
+def portable(text: str) -> str:
+    """``text`` with names in place of absolute paths: a record does not tell where its machine keeps them."""
+    return _FOLDERS.sub("", text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -124,7 +132,10 @@ def main() -> int:
         left = deadline - time.monotonic()
         log = results / f"gpu-{part.name}.log"
         outcome = run(part, min(part.limit, left), log) if left > 0 else dict(ok=False, reason="no time left")
-        summary["parts"].append(asdict(part) | outcome)
+        record = asdict(part) | outcome
+        for key in ("command", "last_lines"):
+            record[key] = [portable(text) for text in record.get(key, [])]
+        summary["parts"].append(record)
         (results / "gpu-check.json").write_text(json.dumps(summary, indent=1) + "\n")
         print("\n".join(outcome.get("last_lines", [])), flush=True)
         if part.name == "build" and not outcome["ok"]:

@@ -42,6 +42,13 @@ def test_all_well(check):
     ]
 
 
+def test_a_record_holds_no_path_of_its_machine(check):
+    code, parts = check(part("build", "print('/opt/gcc/bin/g++ -I/opt/py/include -c -o build/a/b.o 1/2')"))
+    assert code == 0
+    assert parts[0]["last_lines"] == ["g++ -Iinclude -c -o build/a/b.o 1/2"]
+    assert parts[0]["command"][0] == os.path.basename(sys.executable)
+
+
 def test_a_failure_does_not_stop_the_next_part(check, capsys):
     code, parts = check(
         part("build", ""),
