@@ -54,24 +54,38 @@ def points(renders: RenderDataset, surface: bool = True) -> Tensor:
     return torch.from_numpy(np.concatenate(found, 1, dtype=np.float32).reshape(len(renders), -1))
 
 
-def learn(inputs: Tensor, aus: Tensor, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
-    """A network from points [N, 2 K], ``deviation`` px off, to AUs [N, A]."""
+def labels(renders: RenderDataset) -> Tensor:
+    """What is learnt: parameters [N, P], since who it is helps to tell what moves; else AUs [N, A]."""
+    known = np.isfinite(renders.theta).all()
+    return torch.from_numpy(renders.theta if known else true_aus(renders)).float().nan_to_num()
+
+
+def aus_of(read: Tensor) -> Array:
+    """The AUs [N, A] of labels that were read."""
+    space = load_parameter_space()
+    if read.shape[1] != space.size:
+        return read.clamp(0, 1).double().numpy()
+    return load_action_units().values(read.clamp(space.lower, space.upper).double().numpy())
+
+
+def learn(inputs: Tensor, wanted: Tensor, deviation: float, steps: int) -> Callable[[Tensor], Tensor]:
+    """A network from points [N, 2 K], ``deviation`` px off, to what is ``wanted`` [N, D] of each."""
     torch.manual_seed(0)
     centre, scale = inputs.mean(0), inputs.std(0).clamp(min=1e-3)
-    mean, spread = aus.mean(0), aus.std(0).clamp(min=1e-3)
+    mean, spread = wanted.mean(0), wanted.std(0).clamp(min=1e-3)
     net = nn.Sequential(
         nn.Linear(inputs.shape[1], WIDTH),
         nn.GELU(),
         nn.Linear(WIDTH, WIDTH),
         nn.GELU(),
-        nn.Linear(WIDTH, aus.shape[1]),
+        nn.Linear(WIDTH, wanted.shape[1]),
     )
     optimizer = torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps)
     for _ in trange(steps, desc=f"{deviation:g} px", unit="step", disable=None):
         rows = torch.randint(len(inputs), (BATCH,))
         seen = inputs[rows] + deviation * torch.randn(BATCH, inputs.shape[1])
-        loss = (net((seen - centre) / scale) - (aus[rows] - mean) / spread).square().mean()
+        loss = (net((seen - centre) / scale) - (wanted[rows] - mean) / spread).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -83,19 +97,18 @@ def learn(inputs: Tensor, aus: Tensor, deviation: float, steps: int) -> Callable
 def from_points(net: Callable[[Tensor], Tensor], exact: Tensor, deviation: float) -> Array:
     """AUs [N, A] read from the points [N, 2 K] of held-out renders."""
     noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1))
-    return net(exact + deviation * noise).clamp(0, 1).double().numpy()
+    return aus_of(net(exact + deviation * noise))
 
 
 def from_pixels(extractor: Extractor, renders: RenderDataset) -> Array:
     """AUs [N, A] that the extractor regresses from the aligned crops and their mirror images."""
     inside = slice(MARGIN, MARGIN + CROP_SIZE)
-    space, read = load_parameter_space(), []
+    read = []
     for rows in tqdm(torch.arange(len(renders)).split(CHUNK), desc="extract", disable=None):
         crops = np.stack([over_grey(rgba)[inside, inside] for rgba in renders.images(rows.numpy())])
         pixels = torch.from_numpy(crops).permute(0, 3, 1, 2)
         read.append(both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3)))))
-    theta = torch.cat(read).clamp(space.lower, space.upper)
-    return load_action_units().values(theta.double().numpy())
+    return aus_of(torch.cat(read))
 
 
 def judge(read: Array, renders: RenderDataset) -> dict[str, Any]:
@@ -114,11 +127,11 @@ def report(
 ) -> dict[str, Any]:
     """For each way to look, what :func:`judge` says of each set that can be looked at so."""
     out: dict[str, Any] = {}
-    aus = torch.from_numpy(true_aus(trained)).float().nan_to_num()
+    wanted = labels(trained)
     for what, surface in (("points", True), ("landmarks", False)):
         able = {name: renders for name, renders in held_out.items() if not surface or renders.dense.shape[1]}
         for deviation in DEVIATIONS if able else ():
-            net = learn(points(trained, surface), aus, deviation, steps)
+            net = learn(points(trained, surface), wanted, deviation, steps)
             out[f"{what} off by {deviation:g} px"] = {
                 name: judge(from_points(net, points(renders, surface), deviation), renders)
                 for name, renders in able.items()

@@ -66,8 +66,11 @@ def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(
 def test_another_face_model_has_landmarks_only_and_its_own_truth(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same faces, but without surface points, and with AU12 rising where AU26 does not."""
+    """The same faces, but without surface points and parameters, and with AU12 rising where AU26 does not."""
     other = shutil.copytree(folder, tmp_path / "other")
+    theta = np.load(other / "shard-00000" / "theta.npy")
+    theta[:, 3:] = np.nan
+    np.save(other / "shard-00000" / "theta.npy", theta)
     np.save(other / "shard-00000" / "dense.npy", np.zeros((COUNT, 0, 2), np.float32))
     aus = load_action_units().values(np.load(folder / "shard-00000" / "theta.npy").astype(float))
     names = load_action_units().names
