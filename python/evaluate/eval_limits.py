@@ -129,9 +129,14 @@ def report(
     out: dict[str, Any] = {}
     wanted = labels(trained)
     for what, surface in (("points", True), ("landmarks", False)):
-        able = {name: renders for name, renders in held_out.items() if not surface or renders.dense.shape[1]}
+        inputs = points(trained, surface)
+        able = {
+            name: renders
+            for name, renders in held_out.items()
+            if not surface or 0 < renders.dense.shape[1] == trained.dense.shape[1]
+        }
         for deviation in DEVIATIONS if able else ():
-            net = learn(points(trained, surface), wanted, deviation, steps)
+            net = learn(inputs, wanted, deviation, steps)
             out[f"{what} off by {deviation:g} px"] = {
                 name: judge(from_points(net, points(renders, surface), deviation), renders)
                 for name, renders in able.items()

@@ -162,6 +162,8 @@ def main() -> None:
         command.add_argument("--limit", type=int, help="only the first so many pictures")
         command.add_argument("--seed", type=int, default=0, help="of the camera and the boxes (default 0)")
     arguments = parser.parse_args()
+    if arguments.command == "judge" and len({path.stem for path in arguments.tables}) < len(arguments.tables):
+        parser.error("tables: expected a name for each detector; two files have the same name")
     test = load_test_set(arguments.data, arguments.seed, arguments.limit)
     if arguments.command == "pictures":
         write_pictures(test, arguments.out)

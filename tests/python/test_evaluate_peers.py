@@ -117,8 +117,8 @@ def test_the_command_writes_tables_and_names_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(table: Path) -> None:
-        command = ["judge", "--data", folder, "--out", tmp_path / "out", table]
+    def run(*tables: Path) -> None:
+        command = ["judge", "--data", folder, "--out", tmp_path / "out", *tables]
         monkeypatch.setattr(sys, "argv", ["eval_peers", *map(str, command)])
         eval_peers.main()
 
@@ -139,3 +139,6 @@ def test_the_command_writes_tables_and_names_what_is_wrong(
     with pytest.raises(SystemExit):
         run(tmp_path / "missing.csv")
     assert "missing.csv" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(tmp_path / "one.csv", tmp_path / "other" / "one.csv")
+    assert "two files have the same name" in capsys.readouterr().err
