@@ -22,6 +22,7 @@ MAX_ROWS = 24
 ROW_HEIGHT, WIDTH = 2.6, 10.0  # inches
 BAR, STRONG_BAR, ERROR, TEXT, GRID = "#9db7d5", "#2f6db3", "#41566f", "#333333", "#e3e6ea"
 GAMMA, MOST_GAIN = 2.2, 4.0
+LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of linear light
 STRONG = 0.3  # AUs from here on are drawn in the strong colour
 AU_NAMES = {
     "AU01": "inner brow raiser",
@@ -83,10 +84,11 @@ def plot_result(result: FitResult, path: str | Path | None = None) -> Figure:
 
 
 def in_colours_of(photo: UInt8Array, rendering: UInt8Array) -> UInt8Array:
-    """The rendering with its skin as bright and as tinted as the photograph's, for the eye to compare shapes.
+    """The rendering with its skin as bright as the photograph's, for the eye to compare shapes.
 
-    A camera's exposure and white balance are not among the fitted parameters: each channel of linear light
-    is scaled so that the medians over the middle of the face agree, the background with it.
+    A camera's exposure and white balance are not among the fitted parameters: linear light is scaled so that
+    the luminance of the medians over the middle of the face agrees, the background with it. Their hue meets
+    half way, as the middle of a face, with its nose, may be redder than the rest of it.
 
     Args:
         photo: uint8 [S, S, 3], the aligned photograph.
@@ -94,7 +96,10 @@ def in_colours_of(photo: UInt8Array, rendering: UInt8Array) -> UInt8Array:
     """
     light = [(picture.astype(np.float32) / 255) ** GAMMA for picture in (photo, rendering)]
     wanted, found = (np.median(_middle(picture).reshape(-1, 3), 0) for picture in light)
-    scaled = light[1] * np.clip(wanted / np.maximum(found, 1e-3), 1 / MOST_GAIN, MOST_GAIN)
+    found = np.maximum(found, 1e-3)
+    gain = np.sqrt(wanted / found)
+    gain *= (LUMINANCE @ wanted) / np.maximum(LUMINANCE @ (found * gain), 1e-3)
+    scaled = light[1] * np.clip(gain, 1 / MOST_GAIN, MOST_GAIN)
     out: UInt8Array = (255 * scaled.clip(0, 1) ** (1 / GAMMA)).round().astype(np.uint8)
     return out
 

@@ -152,14 +152,22 @@ def test_to_fex_without_py_feat(result):
         pytest.skip("py-feat is here")
 
 
-def test_rendering_takes_the_photographs_colours_and_keeps_its_shapes():
+def test_rendering_is_as_bright_as_the_photograph_half_as_tinted_and_keeps_its_shapes():
     rng = np.random.default_rng(0)
     rendering = rng.integers(100, 140, (128, 128, 3), np.uint8)
     photo = np.full((256, 256, 3), (200, 120, 90), np.uint8)
     out = in_colours_of(photo, rendering)
     assert out.dtype == np.uint8 and out.shape == rendering.shape
-    middle = np.median(out[54:79, 39:89].reshape(-1, 3), 0)
-    np.testing.assert_allclose(middle, (200, 120, 90), atol=2)
+
+    def light(picture):
+        return (np.median(picture[54:79, 39:89].reshape(-1, 3), 0) / 255) ** 2.2
+
+    wanted, found, shown = ((np.array((200, 120, 90)) / 255) ** 2.2, light(rendering), light(out))
+    luminance = np.array((0.2126, 0.7152, 0.0722))
+    assert luminance @ shown == pytest.approx(luminance @ wanted, rel=0.03)
+    for one, other in ((0, 1), (1, 2)):
+        hues = [colour[one] / colour[other] for colour in (found, shown, wanted)]
+        assert hues[1] == pytest.approx(np.sqrt(hues[0] * hues[2]), rel=0.03)
     assert np.corrcoef(out[..., 1].ravel(), rendering[..., 1].ravel())[0, 1] > 0.99
     np.testing.assert_array_equal(in_colours_of(rendering, rendering), rendering)
     assert in_colours_of(photo, np.zeros_like(rendering)).max() == 0
