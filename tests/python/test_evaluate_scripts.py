@@ -127,6 +127,18 @@ def test_variants_each_change_the_result(renders, models, tmp_path):
     assert eval_variants.tables(report).count("| H 256 wide |") == 1
 
 
+def test_labels_of_the_photographs_that_come_with_packages(tmp_path):
+    table = Path(eval_photos.HERE) / "package_photos.csv"
+    with table.open(newline="") as file:
+        names = [row["file"] for row in csv.DictReader(file)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    photos = eval_photos.read_labels(tmp_path, table)
+    assert [photo.path for photo in photos] == [tmp_path / name for name in names]
+    assert {photo.label for photo in photos} >= {"smile", "anger", "surprise", "neutral"}
+
+
 def test_truth_csv_is_the_truth_where_there_is_one(tmp_path):
     folder = write_renders(tmp_path)
     columns = ["index", "kind", "person", "ramp", "ramp_au", "level", "tone", *NAMES]
