@@ -12,15 +12,17 @@ from python.render.dataset import FORMAT
 
 
 def save_renders(folder: Path, appearance: Sequence[str], fields: Mapping[str, np.ndarray]) -> Path:
-    """One shard of renders, everybody another person of no particular skin unless ``fields`` say otherwise.
+    """One shard of renders: other people of no particular skin, no surface points, unless ``fields`` say so.
 
     Args:
         folder: where to; it is made.
         appearance: names of the appearance coefficients.
-        fields: arrays [n, ...] by name: images, theta, landmarks, dense, dense_visible, appearance at least.
+        fields: arrays [n, ...] by name: images, theta, landmarks, appearance at least.
     """
     count = len(fields["theta"])
     rest = {
+        "dense": np.zeros((count, 0, 2), np.float32),
+        "dense_visible": np.zeros((count, 0), np.uint8),
         "person": np.full(count, -1, np.int16),
         "identity": np.arange(count, dtype=np.int32),
         "seed": np.arange(count, dtype=np.uint32),

@@ -45,7 +45,7 @@ from python.evaluate.metrics import Array
 
 AU_NUMBERS = (1, 2, 4, 5, 6, 9, 12, 15, 17, 20, 25, 26)
 AUS = tuple(f"AU{number:02d}" for number in AU_NUMBERS)
-TRUTH_PRESENT, PREDICTION_PRESENT = 2, 0.5  # py-feat's binarisation
+TRUTH_PRESENT = 2  # py-feat's binarisation, with metrics.PRESENT
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def judge(truth: Array, prediction: Array, threshold: float | None = None) -> di
             "n": len(t),
             "present": int(present.sum()),
             # As py-feat: 0 where neither truth nor prediction ever has the AU.
-            "f1": float(np.nan_to_num(metrics.f1(present, p >= PREDICTION_PRESENT))),
+            "f1": float(np.nan_to_num(metrics.f1(present, p >= metrics.PRESENT))),
             "icc_pyfeat": metrics.icc31(t, p),
             "icc": metrics.icc31(t, FACS_LEVELS * p),
             "pcc": metrics.pearson(t, p),

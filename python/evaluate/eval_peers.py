@@ -37,7 +37,6 @@ from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.pictures import TestSet, load_test_set
 
 PICTURE, SCORE = ("input", "file"), "FaceScore"
-PRESENT = 0.5  # py-feat's threshold
 
 
 def write_pictures(test: TestSet, out: Path) -> None:
@@ -98,22 +97,18 @@ def judge(test: TestSet, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 def _figures(test: TestSet, found: NDArray[np.bool_], table: pd.DataFrame) -> dict[str, Any]:
     """What the AUs of one detector are worth on the pictures ``found`` [N]."""
-    names = list(table)
-    truth = test.aus[np.ix_(found, [test.names.index(name) for name in names])]
-    read = table.to_numpy(float)[found]
-    person, ramp, level = test.person[found], test.ramp[found], test.level[found]
-    by_au = {}
-    for j, name in enumerate(names):
-        rises = test.ramp_au[found] == name
+    truth, read = test.aus[found], table.reindex(columns=list(test.names)).to_numpy(float)[found]
+    by_person, by_au = test.by_person(read, found), {}
+    for name in table:
+        j = test.names.index(name)
         by_au[name] = {
             "r": metrics.pearson(truth[:, j], read[:, j]),
-            "within_person_r": metrics.within_person(truth[:, j], read[:, j], person),
-            "rising_steps": metrics.rising_steps(level[rises], read[rises, j], ramp[rises]),
+            **by_person[name],
             "auc": metrics.auc(truth[:, j] > 0, read[:, j]),
         }
     return {
-        **{figure: metrics.mean_of(by_au, figure) for figure in by_au[names[0]]},
-        "neutral_with_an_au": metrics.false_positives(read[test.neutral[found]], PRESENT)[1],
+        **{figure: metrics.mean_of(by_au, figure) for figure in next(iter(by_au.values()))},
+        "neutral_with_an_au": metrics.false_positives(read[test.neutral[found]], metrics.PRESENT)[1],
         "per_au": by_au,
     }
 
@@ -127,7 +122,7 @@ def tables_of(report: dict[str, Any]) -> str:
         "r within person": "within_person_r",
         "rising steps": "rising_steps",
         "AUC, present against absent": "auc",
-        f"neutral faces with an AU >= {PRESENT}": "neutral_with_an_au",
+        f"neutral faces with an AU >= {metrics.PRESENT}": "neutral_with_an_au",
     }
     overall = [[name, *(judged[key] for key in figures.values())] for name, judged in detectors.items()]
     columns = [(name, figure) for figure in ("r", "auc") for name in detectors]

@@ -73,13 +73,10 @@ def judge(test: TestSet, extracted: Extracted, fitted: Fitted) -> dict[str, Any]
     pose = fitted.theta[:, :3].copy()
     pose[:, 2] += extracted.roll[:n]
     table = metrics.au_table(names, aus, predicted)
+    by_person = test.by_person(predicted, slice(n))
     for j, name in enumerate(names):
-        table[name]["within_person_r"] = metrics.within_person(aus[:, j], predicted[:, j], person)
-        table[name]["ordered_pairs"] = metrics.concordance(aus[:, j], predicted[:, j], person)
-        ramp = test.ramp_au[:n] == name
-        table[name]["rising_steps"] = metrics.rising_steps(
-            test.level[:n][ramp], predicted[ramp, j], test.ramp[:n][ramp]
-        )
+        pairs = metrics.concordance(aus[:, j], predicted[:, j], person)
+        table[name] |= {**by_person[name], "ordered_pairs": pairs}
     neutral = test.neutral[:n]
     rate, _ = metrics.false_positives(predicted[neutral])
     for j, name in enumerate(names):

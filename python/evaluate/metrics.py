@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 
 FACS_LEVELS = 5.0
 FALSE_POSITIVE = 0.3  # an AU at or above this on a neutral face is one
+PRESENT = 0.5  # from here on py-feat calls an AU present
 
 
 def pearson(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:

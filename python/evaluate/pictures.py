@@ -72,6 +72,18 @@ class TestSet:
         """[N], whether no AU is above 0."""
         return ~(np.nan_to_num(self.aus) > 0).any(1)
 
+    def by_person(self, read: Array, rows: slice | npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+        """Figures of each AU, ``read`` [n, A] of some ``rows``, that compare pictures of one person."""
+        aus, person, ramp, level = self.aus[rows], self.person[rows], self.ramp[rows], self.level[rows]
+        out = {}
+        for j, name in enumerate(self.names):
+            rises = self.ramp_au[rows] == name
+            out[name] = {
+                "within_person_r": metrics.within_person(aus[:, j], read[:, j], person),
+                "rising_steps": metrics.rising_steps(level[rises], read[rises, j], ramp[rises]),
+            }
+        return out
+
     def pictures(self) -> Iterator[UInt8Array]:
         """The N pictures, uint8 [H, W, 3], in order: background, light, blur, noise and size by the seed."""
         for index, row in enumerate(self.rows):
@@ -126,7 +138,7 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
         rows=rows,
         seed=seed,
         names=load_action_units().names,
-        aus=true_aus(renders)[rows],
+        aus=_aus(truth, theta),
         pose=theta[:, :3],
         landmarks=to_picture(landmarks, scale[:, None, None]),
         scale=scale,
@@ -146,10 +158,14 @@ def load_test_set(folder: Path, seed: int = 0, limit: int | None = None) -> Test
 
 def true_aus(renders: RenderDataset) -> Array:
     """The AUs [N, A] of all renders: as in truth.csv where there is one, else as they follow from theta."""
-    table, truth = load_action_units(), _read_truth(renders)
+    return _aus(_read_truth(renders), renders.theta.astype(np.float64))
+
+
+def _aus(truth: list[dict[str, str]], theta: Array) -> Array:
+    table = load_action_units()
     if truth:
         return np.array([[float(line[au]) for au in table.names] for line in truth])
-    return table.values(renders.theta.astype(np.float64))
+    return table.values(theta)
 
 
 def _read_truth(renders: RenderDataset) -> list[dict[str, str]]:

@@ -13,7 +13,6 @@ import numpy as np
 from .sampling import BROW_HEIGHT, BROW_TILT, N_AGE, RESTING, ClothesChoice, EyeChoice, HairChoice, Sample
 
 _DISTANCE = 70.0  # cm
-_BROW_COLOUR = (0.03, 0.02, 0.015)
 _EYES = EyeChoice(
     iris=(0.09, 0.06, 0.035),
     iris_radius=0.58,
@@ -46,10 +45,8 @@ def plain(sample: Sample) -> Sample:
     """The same labels with everything else as usual: one head of hair, one pair of eyes, no glasses."""
     skin = replace(
         sample.skin,
-        brow_keep=1.0,
+        brow_keep=1.0,  # the photographed brow alone
         brow_density=0.0,
-        brow_offset=0.0,
-        brow_colour=_BROW_COLOUR,
         beard=0.0,
         moustache=0.0,
         lip_amount=0.15,

@@ -32,8 +32,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "images": np.full((COUNT, 192, 192, 4), 128, np.uint8),
         "theta": theta,
         "landmarks": rng.uniform(50, 140, (COUNT, 68, 2)).astype(np.float32),
-        "dense": np.zeros((COUNT, 0, 2), np.float32),
-        "dense_visible": np.zeros((COUNT, 0), np.uint8),
         "appearance": np.zeros((COUNT, 1), np.float32),
         "identity": (np.arange(COUNT) // 2).astype(np.int32),
     }

@@ -45,8 +45,6 @@ def write_renders(folder: Path) -> Path:
         "images": np.repeat(np.repeat(blotches, 8, 1), 8, 2),
         "theta": theta,
         "landmarks": rng.uniform(50, 140, (COUNT, 68, 2)).astype(np.float32),
-        "dense": np.zeros((COUNT, 0, 2), np.float32),
-        "dense_visible": np.zeros((COUNT, 0), np.uint8),
         "appearance": rng.standard_normal((COUNT, 16)).astype(np.float32),
         "identity": (np.arange(COUNT) // 2).astype(np.int32),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("numba", reason="the renderer needs numba (pip install genet
 pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pip install genet-ext[train])")
 
 from python.render.__main__ import main
-from python.render.dataset import FIELDS, DatasetSpec, prepare, render_dataset
+from python.render.dataset import FIELDS, DatasetSpec, prepare, render_dataset, shard_path
 from python.render.geometry import CANVAS, MARGIN, TEMPLATE, alignment_points, similarity
 from python.render.reader import load_dataset
 from python.render.renderer import APPEARANCE, Renderer
@@ -196,10 +197,11 @@ def test_an_interrupted_run_continues(made: tuple[Path, DatasetSpec], tmp_path: 
     run = render_dataset(ASSETS, tmp_path, spec)
     next(run)
     run.close()
-    (tmp_path / ".shard-00002").mkdir(exist_ok=True)  # what a killed worker leaves
-    missing = prepare(ASSETS, tmp_path, spec)
-    assert 2 in missing and 0 not in missing  # it may have finished another shard while it was being stopped
-    assert sum(render_dataset(ASSETS, tmp_path, spec)) == sum(map(spec.size_of, missing))
+    for number in (1, 2):  # what the worker went on to while it was being stopped
+        shutil.rmtree(shard_path(tmp_path, number), ignore_errors=True)
+    (tmp_path / ".shard-00001").mkdir(exist_ok=True)  # what a killed worker leaves
+    assert prepare(ASSETS, tmp_path, spec) == [1, 2]
+    assert sum(render_dataset(ASSETS, tmp_path, spec)) == 6
     assert _read_all(tmp_path) == _read_all(folder)
     assert prepare(ASSETS, tmp_path, spec) == []
 

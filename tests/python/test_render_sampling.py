@@ -135,7 +135,7 @@ def test_plain_people_differ_in_what_has_a_label_only(table: ParameterTable) -> 
         assert (before.skin.people, before.skin.darkness) == (face.skin.people, face.skin.darkness)
     for name in ("hidden_shapes", "brows", "hair", "eyes", "clothes", "glasses", "distance", "strangeness"):
         assert all(getattr(face, name) == getattr(faces[0], name) for face in faces[1:]), name
-        assert faces[0].hair is not drawn[0].hair
+    assert faces[0].hair is not drawn[0].hair
     assert {face.skin.beard for face in faces} == {0.0}
     assert len({face.skin.darkness for face in faces}) == len(faces)
     # At rest they look as others do on average.
