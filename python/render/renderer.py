@@ -25,6 +25,7 @@ from .hair import HairModel, build_hair_model, place_clothes, place_glasses, pla
 from .plain import plain
 from .sampling import Sample, SamplingConfig, sample_one
 from .skin import N_APPEARANCE_SKIN, Skin, SkinModel, compose, load_skin_model
+from .strange import Strangeness
 
 APPEARANCE = (
     *(f"skin_{i:02d}" for i in range(N_APPEARANCE_SKIN)),
@@ -101,6 +102,14 @@ class Renderer:
         matrix = np.zeros((len(self.table.expression), len(self.face.shapes)), np.float32)
         for row, name in enumerate(self.table.expression):
             for shape, weight in self.table.shape_weights[name]:
+                matrix[row, self.face.shapes.index(shape)] += weight
+        return matrix
+
+    def _habit_shapes(self, strangeness: Strangeness) -> F32:
+        """[46, S]: what comes with each expression parameter beside its own shapes."""
+        matrix = np.zeros_like(self._shape_matrix)
+        for row, name in enumerate(self.table.expression):
+            for shape, weight in strangeness.habits.get(name, {}).items():
                 matrix[row, self.face.shapes.index(shape)] += weight
         return matrix
 
@@ -205,7 +214,8 @@ class Renderer:
         geometry.blend(flat, neutral, face.deltas, weights, face.active, step, BLOCK)
         if sample.strangeness:
             movement = np.zeros_like(face.neutral)
-            weights = np.concatenate([np.zeros(N_IDENTITY), (expression * varies) @ self._shape_matrix])
+            matrix = self._shape_matrix + self._habit_shapes(sample.strangeness)
+            weights = np.concatenate([np.zeros(N_IDENTITY), (expression * varies) @ matrix])
             geometry.blend(
                 movement.reshape(-1), movement.reshape(-1), face.deltas, weights.astype(np.float32),
                 face.active, step, BLOCK,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .assets import N_IDENTITY, ParameterTable
 from .geometry import F32
-from .strange import Strangeness, sample_strangeness
+from .strange import Habits, Strangeness, sample_habits, sample_strangeness
 
 SPLITS = ("train", "validation", "test")  # choices are made on validation, figures reported on test
 HELD_OUT_SKINS = 6  # people in each of the last two
@@ -43,10 +43,12 @@ class SamplingConfig:
     beard_share: float = 0.22
     images_per_identity: int = 1
     plain: bool = False  # nothing without a label varies: see python.render.plain
-    # Strongest bending of a head (cm), and of how it moves (share, rad): see python.render.strange.
+    # Strongest bending of a head (cm), of how it moves (share, rad) and of what an AU brings along (standard
+    # deviation of a shape's weight): see python.render.strange.
     strange_shift: float = 0.0
     strange_gain: float = 0.0
     strange_turn: float = 0.0
+    strange_habit: float = 0.0
 
 
 @dataclass
@@ -582,6 +584,11 @@ def sample_one(
     distance = float(np.exp(what.uniform(*np.log(config.distance))))
     light = sample_light(what, skin.darkness)
     lips_sealed = 1.0 if who.random() < 0.85 else float(who.random())
+    habits: Habits = {}
+    if config.strange_habit:
+        # Numbers of its own: without habits everybody is who they were before there were any.
+        own = np.random.default_rng([seed, stream, 2, identity_index])
+        habits = sample_habits(own, config.strange_habit)
     return Sample(
         theta=theta,
         hidden_shapes=hidden,
@@ -594,7 +601,9 @@ def sample_one(
         clothes=sample_clothes(what),
         glasses=glasses,
         light=light,
-        strangeness=sample_strangeness(who, config.strange_shift, config.strange_gain, config.strange_turn),
+        strangeness=sample_strangeness(
+            who, config.strange_shift, config.strange_gain, config.strange_turn, habits
+        ),
         identity_index=identity_index,
         seed=int(np.random.SeedSequence([seed, stream, 1, index]).generate_state(1)[0]),
     )

@@ -2,8 +2,9 @@
 
 A network that has only seen one face model takes what that model cannot explain for an expression. So a
 person may get a head bent by a smooth field (a shift of every point, mostly the same on both sides), and
-muscles that pull a little more or less, and in another direction, from place to place. Neither has a label:
-an AU keeps its intensity, whatever it looks like on this face.
+muscles that pull a little more or less, and in another direction, from place to place. And nobody moves one
+muscle alone: an AU may bring some of its neighbours' movement with it, or less of its own, in a way that is
+this person's habit. None of it has a label: an AU keeps its intensity, whatever it looks like on this face.
 """
 
 from __future__ import annotations
@@ -22,6 +23,26 @@ GAIN_LIMITS = (0.3, 1.7)
 # Channels of the field, and whether they keep (+1) or turn (-1) their sign in a mirror.
 CHANNELS = {"x": -1, "y": 1, "z": 1, "gain": 1, "turn": -1}
 
+# What a habit may mix, by region: expression parameters and shapes, paired ones without their side. Nothing
+# that parts the lips: that has a label.
+REGIONS = tuple(
+    (tuple(parameters.split()), tuple(shapes.split()))
+    for parameters, shapes in (
+        ("AU01 AU02 AU04", "browInnerUp browOuterUp browDown"),
+        ("AU05 AU06 AU07", "eyeWide eyeSquint cheekSquint cheekRaiser"),
+        ("AU09 AU10", "noseSneer mouthUpperUp cheekSquint cheekRaiser"),
+        (
+            "AU12 AU14 AU15 AU16 AU17 AU18 AU20 AU22 AU23 AU24 AU25 AU28T AU28B AU34",
+            "mouthSmile mouthDimple mouthFrown mouthStretch mouthPress mouthShrugLower mouthShrugUpper "
+            "mouthRollUpper mouthRollLower mouthPucker",
+        ),
+    )
+)
+UNPAIRED = {"mouthShrugLower", "mouthShrugUpper", "mouthRollUpper", "mouthRollLower", "mouthPucker"}
+HABIT_SHAPES = 3  # of its region that an AU brings along
+
+Habits = dict[str, dict[str, float]]  # expression parameter -> shape -> weight that comes with it
+
 
 @dataclass(frozen=True)
 class Strangeness:
@@ -34,6 +55,7 @@ class Strangeness:
     shift: float  # cm, root mean square per axis, of the resting head
     gain: float  # standard deviation of the factor on an expression's movement
     turn: float  # rad, standard deviation of the movement's turn in the frontal plane
+    habits: Habits
 
     def bend(self, rest: F32, moved: F32, movement: F32) -> None:
         """Add this person's shift and movement to a head, in place.
@@ -55,11 +77,39 @@ class Strangeness:
         moved += self.shift * field[:, :3]
 
 
+def sample_habits(rng: np.random.Generator, habit: float) -> Habits:
+    """What every AU brings along, the same on both sides; the weights' deviation is ``habit`` at most."""
+    strength = rng.uniform(0, habit)
+    habits: Habits = {}
+    for parameters, shapes in REGIONS:
+        for parameter in parameters:
+            names = rng.choice(shapes, HABIT_SHAPES, replace=False)
+            weights = strength * rng.normal(0, 1, HABIT_SHAPES).clip(-2, 2)
+            brought = {str(name): float(weight) for name, weight in zip(names, weights, strict=True)}
+            habits[parameter] = _on("LR", brought)
+            habits |= {f"{parameter}_{side}": _on(side, brought) for side in "LR"}
+    return habits
+
+
+def _on(sides: str, brought: dict[str, float]) -> dict[str, float]:
+    """Weights by shapes of the face model; a movement of one side takes half of what has no sides."""
+    weights = {}
+    for shape, weight in brought.items():
+        if shape in UNPAIRED:
+            weights[shape] = weight * len(sides) / 2
+        else:
+            weights |= {f"{shape}_{side}": weight for side in sides}
+    return weights
+
+
 def sample_strangeness(
-    rng: np.random.Generator, shift: float, gain: float, turn: float
+    rng: np.random.Generator, shift: float, gain: float, turn: float, habits: Habits
 ) -> Strangeness | None:
-    """A person's fields, as strong as ``shift``, ``gain`` and ``turn`` at most; None where all are zero."""
-    if not (shift or gain or turn):
+    """A person's fields, as strong as ``shift``, ``gain`` and ``turn`` at most, and habits.
+
+    None where all are zero and there are no habits.
+    """
+    if not (shift or gain or turn or habits):
         return None
     length = np.exp(rng.uniform(*np.log(WAVELENGTH), WAVES))
     direction = rng.normal(0, 1, (WAVES, 3))
@@ -78,4 +128,5 @@ def sample_strangeness(
         shift=float(rng.uniform(0, shift)),
         gain=float(rng.uniform(0, gain)),
         turn=float(rng.uniform(0, turn)),
+        habits=habits,
     )

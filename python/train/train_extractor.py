@@ -31,6 +31,8 @@ def main() -> None:
     space = load_parameter_space()
     renders = load_renders(arguments.data)
     net = build(space, renders, arguments.start_from)
+    for part in config.get("frozen", []):  # not trained: nothing needs to be carried back through it
+        net.get_submodule(part).requires_grad_(False)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     if arguments.compile:
         net.features = torch.compile(net.features)

@@ -256,6 +256,19 @@ def test_a_strange_person_has_the_same_labels_on_another_head(renderer: Renderer
     assert abs(other.landmarks[36:48].mean(0) - one.landmarks[36:48].mean(0)).max() < 1  # still aligned
 
 
+def test_habits_move_the_face_and_not_its_labels(renderer: Renderer) -> None:
+    config = SamplingConfig(strange_habit=0.4)
+    habitual = Renderer(ASSETS, config=config)
+    roll = renderer.table.index("roll")
+    for index in range(3, 9):
+        one, other = (r.render(r.sample(11, index)) for r in (renderer, habitual))
+        assert np.array_equal(np.delete(one.theta, roll), np.delete(other.theta, roll))
+        habits = habitual.sample(11, index).strangeness.habits
+        moves = any(one.theta[renderer.table.index(n)] > 0 for n in renderer.table.expression if n in habits)
+        # At rest there is nothing to move; the alignment may differ by rounding.
+        assert (abs(one.landmarks - other.landmarks).mean() > 1e-3) == moves
+
+
 def test_a_plain_face_is_what_its_labels_say(renderer: Renderer) -> None:
     """Two people who share theta, skin and light look alike to the last bit, and otherwise they do not."""
     usual = Renderer(ASSETS, config=SamplingConfig(plain=True))

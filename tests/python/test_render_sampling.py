@@ -143,6 +143,29 @@ def test_plain_people_differ_in_what_has_a_label_only(table: ParameterTable) -> 
     assert all(abs(mean[name] - value) < 0.06 for name, value in sampling.RESTING.items())
 
 
+def test_habits_leave_everything_else_as_it_was(table: ParameterTable) -> None:
+    darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
+    for index in range(20):
+        without, with_habits = (
+            sampling.sample_one(
+                1,
+                "train",
+                index,
+                table,
+                darkness,
+                rows,
+                SamplingConfig(strange_shift=0.3, strange_habit=habit),
+            )
+            for habit in (0.0, 0.4)
+        )
+        assert with_habits.strangeness is not None and without.strangeness is not None
+        assert with_habits.strangeness.habits and not without.strangeness.habits
+        np.testing.assert_array_equal(with_habits.theta, without.theta)
+        np.testing.assert_array_equal(with_habits.strangeness.even, without.strangeness.even)
+        for name in ("hidden_shapes", "brows", "distance", "light", "eyes", "clothes", "seed"):
+            assert getattr(with_habits, name) == getattr(without, name)
+
+
 def test_theta_respects_the_bounds_of_the_table(table: ParameterTable) -> None:
     darkness, rows = np.linspace(0, 1, 5).astype(np.float32), np.arange(5)
     config = SamplingConfig()
