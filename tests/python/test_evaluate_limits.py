@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("cv2", reason="needs opencv-python-headless (pip install genet-ext[train])")
 
@@ -60,6 +61,7 @@ def test_exact_points_tell_what_blurred_ones_and_empty_pictures_hide(
     assert found["landmarks off by 4 px"]["set"]["all"]["r"] < blurred["all"]["r"], "fewer points tell less"
     # All pictures are the same grey, so that nothing can be read of them.
     assert found["extractor, no camera"]["set"]["all"]["r"] is None
+    assert found["extractor, read anew"]["set"]["all"]["r"] is None
     assert "| points off by 0 px |" in (tmp_path / "out" / "limits.md").read_text()
 
 
@@ -115,6 +117,20 @@ def test_the_extractor_reads_the_crop_inside_the_canvas() -> None:
     images = np.zeros((3, CANVAS, CANVAS, 4), np.uint8)
     images[1, :20] = 255
     images[2, 60:90, 60:90] = 255
-    bare, around, inside = eval_limits.from_pixels(extractor, _Pictures(images))
-    np.testing.assert_array_equal(bare, around)
-    assert not np.array_equal(bare, inside, equal_nan=True)
+    for seen in eval_limits.from_pixels(extractor, _Pictures(images)):
+        bare, around, inside = seen
+        np.testing.assert_array_equal(bare, around)
+        assert not np.array_equal(bare, inside)
+    assert [len(seen) for seen in eval_limits.from_pixels(extractor, _Pictures(images), 2)] == [2, 2]
+
+
+def test_linear_reading_finds_what_is_linear() -> None:
+    rng = torch.Generator().manual_seed(0)
+    inputs = torch.randn(2000, 5, generator=rng) * torch.tensor([1, 10, 0.1, 1, 0]) + 3
+    wanted = inputs[:, :2] @ torch.tensor([[1.0, 0.0], [0.5, 2.0]]) - 1
+    read = eval_limits.learn_linearly(inputs[:1000], wanted[:1000])(inputs[1000:])
+    for column in (0, 1):
+        assert np.corrcoef(read[:, column], wanted[1000:, column])[0, 1] > 0.999
+    assert (read.std(0) / wanted[1000:].std(0)).numpy() == pytest.approx(
+        1 / (1 + eval_limits.RIDGE), rel=0.02
+    )
