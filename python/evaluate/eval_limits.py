@@ -108,7 +108,7 @@ def from_points(net: Callable[[Tensor], Tensor], exact: Tensor, deviation: float
 def from_pixels(
     extractor: Extractor, renders: RenderDataset, limit: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Features [N, D] of the first ``limit`` aligned crops, and parameters [N, P] of these either way round."""
+    """Features [N, D] of the first aligned crops; parameters [N, P] from them and their mirror images."""
     inside = slice(MARGIN, MARGIN + CROP_SIZE)
     features, parameters = [], []
     for rows in tqdm(torch.arange(len(renders))[:limit].split(CHUNK), desc="extract", disable=None):
