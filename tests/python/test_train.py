@@ -14,7 +14,7 @@ from made_up_renders import save_renders
 from safetensors.torch import save_file
 
 from genet_ext.extractors import Extractor
-from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models
+from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, read_weights
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
 from python.render.dataset import shard_path
@@ -23,7 +23,7 @@ from python.train import augment
 from python.train.augment import Draw
 from python.train.average_weights import BATCH, SEED, averaged, fit_landmark_head
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
-from python.train.common import CONFIGS, Trainer, one_cycle
+from python.train.common import CONFIGS, Trainer, export, one_cycle
 from python.train.crops import Photographer, ahead, load_renders
 from python.train.train_extractor import JITTERS
 
@@ -75,6 +75,23 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     assert sorted(file.name for file in tmp_path.glob("*average-*")) == [
         "extractor.average-2.safetensors", "extractor.average-4.safetensors",
     ]  # fmt: skip
+
+
+def test_frozen_parts_stay_as_they_were(renders, tmp_path):
+    net = Extractor(load_parameter_space().size)
+    export(net.state_dict(), tmp_path / "start.safetensors")
+    config = (CONFIGS / "tiny.toml").read_text()
+    config = config.replace("[extractor]", '[extractor]\nfrozen = ["stem", "down.0"]', 1)
+    (tmp_path / "frozen.toml").write_text(config)
+    command = ["--data", renders, "--out", tmp_path, "--config", tmp_path / "frozen.toml", "--device", "cpu"]
+    command += ["--start-from", tmp_path / "start.safetensors"]
+    run("train_extractor", *command)
+    assert "resumed from step 4 of 4" in run("train_extractor", *command)
+    before, after = (read_weights(tmp_path / f"{name}.safetensors") for name in ("start", "extractor"))
+    for name in ("stem.conv.weight", "stem.conv.bias", "down.0.conv.weight"):
+        assert torch.equal(before[name], after[name])
+    for name in ("stem2.conv.weight", "down.1.conv.weight", "parameters_head.weight"):
+        assert not torch.equal(before[name], after[name])
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
