@@ -23,8 +23,8 @@ GAIN_LIMITS = (0.3, 1.7)
 # Channels of the field, and whether they keep (+1) or turn (-1) their sign in a mirror.
 CHANNELS = {"x": -1, "y": 1, "z": 1, "gain": 1, "turn": -1}
 
-# What a habit may mix, by region: expression parameters and shapes, paired ones without their side. Nothing of
-# the mouth's that parts the lips: that has a label.
+# What a habit may mix, by region: expression parameters and shapes, paired ones without their side. Of the
+# mouth's, none that parts the lips: that has a label.
 REGIONS = tuple(
     (tuple(parameters.split()), tuple(shapes.split()))
     for parameters, shapes in (
