@@ -18,7 +18,6 @@ prior. Writes known_faces.json and known_faces.md into --out; for sets with seve
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,11 @@ from genet_ext.models import load_models
 from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
 from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
-from python.evaluate.eval_shapes import movements_of_parameters, outer_distance
+from python.evaluate.eval_shapes import aus_of, movements_of_parameters, outer_distance
 from python.evaluate.methods import extract_all
 from python.evaluate.metrics import Array
 from python.evaluate.pictures import TestSet, load_test_set
-from python.render.assets import N_IDENTITY, load_face_model
+from python.render.assets import N_IDENTITY, add_assets_option, load_face_model
 from python.render.geometry import rotation, similarity
 
 # The bridge and foot of the nose and the corners of the eyes: what no expression moves far.
@@ -67,8 +66,8 @@ def load_landmark_model(assets: Path) -> LandmarkModel:
     face = load_face_model(assets / "ict_facekit.npz")
     neutral = face.neutral[face.landmarks].astype(np.float64)
     unit = outer_distance(neutral)
-    deltas = face.deltas.reshape(len(face.deltas), -1, 3)[:N_IDENTITY, face.landmarks] * float(face.step)
-    return LandmarkModel(neutral / unit, deltas / unit, movements_of_parameters(assets))
+    identity = face.landmark_deltas[:N_IDENTITY].astype(np.float64)
+    return LandmarkModel(neutral / unit, identity / unit, movements_of_parameters(face))
 
 
 def movement(model: LandmarkModel, landmarks: Array, theta: Array, person: Array) -> tuple[Array, Array]:
@@ -84,7 +83,7 @@ def movement(model: LandmarkModel, landmarks: Array, theta: Array, person: Array
         [N, 68, 2] each, in units of the model and along the axes of a head without roll.
     """
     identity = theta[:, load_parameter_space().indices(IDENTITY)]
-    off = np.empty_like(landmarks)
+    off, moved = np.empty_like(landmarks), np.empty_like(landmarks)
     for who in np.unique(person):
         rows = np.flatnonzero(person == who)
         rest = model.neutral + np.tensordot(identity[rows].mean(0), model.identity, 1)
@@ -93,10 +92,8 @@ def movement(model: LandmarkModel, landmarks: Array, theta: Array, person: Array
             off[row] = (
                 transform(similarity(landmarks[row, STABLE], expected[STABLE]), landmarks[row]) - expected
             )
-    usual = np.empty_like(off)
-    for who in np.unique(person):
-        usual[person == who] = np.median(off[person == who], 0)
-    return off, off - usual
+        moved[rows] = off[rows] - np.median(off[rows], 0)
+    return off, moved
 
 
 def read(model: LandmarkModel, moved: Array, theta: Array, doubt: float, prior: Array | None = None) -> Array:
@@ -104,20 +101,18 @@ def read(model: LandmarkModel, moved: Array, theta: Array, doubt: float, prior: 
 
     ``doubt`` is the landmarks' deviation over that of a parameter around ``prior`` [N, 46] (None: 0).
     """
-    space = load_parameter_space()
     count = len(model.expression)
-    found = np.zeros((len(moved), space.size))
+    found = np.empty((len(moved), count))
     for row in trange(len(moved), desc="read", unit="face", disable=None):
         basis = model.seen(model.expression, theta[row])[:, READ].reshape(count, -1).T
         around = np.zeros(count) if prior is None else prior[row]
-        solved = lsq_linear(
+        found[row] = lsq_linear(
             np.concatenate([basis, doubt * np.eye(count)]),
             np.concatenate([moved[row, READ].ravel(), doubt * around]),
             (0, 1),
             method="bvls",
-        )
-        found[row, space.indices(EXPRESSION)] = solved.x
-    return load_action_units().values(found)
+        ).x
+    return aus_of(found)
 
 
 def compare(model: LandmarkModel, landmarks: Array, theta: Array, person: Array) -> dict[str, Array]:
@@ -166,21 +161,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    assets = os.environ.get("GENET_ASSETS")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of held-out renders")
-    parser.add_argument(
-        "--assets",
-        type=Path,
-        default=assets,
-        required=assets is None,
-        help="folder with ict_facekit.npz (default: $GENET_ASSETS)",
-    )
+    add_assets_option(parser, "ict_facekit.npz")
     parser.add_argument("--weights", type=Path, help="folder of weights (default: the shipped ones)")
     parser.add_argument("--limit", type=int, help="only the first so many pictures of each set")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     arguments = parser.parse_args()
     try:
-        model = load_landmark_model(Path(arguments.assets))
+        model = load_landmark_model(arguments.assets)
         sets = {folder.name: load_test_set(folder, limit=arguments.limit) for folder in arguments.data}
     except (OSError, ValueError) as error:
         parser.error(str(error))

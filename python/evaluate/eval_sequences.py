@@ -24,7 +24,6 @@ Writes sequences.json and sequences.md into --out. About two minutes on one core
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from python.evaluate import metrics
 from python.evaluate.common import Stopwatch, markdown_table, provenance, write_json
 from python.evaluate.metrics import Array
 from python.evaluate.sequences import FRAMES, PHOTO_BOX, SPOILT, Film, render_films, spoil
+from python.render.assets import add_assets_option
 from python.render.config import read_config
 from python.render.sampling import SPLITS
 
@@ -259,14 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = os.environ.get("GENET_ASSETS")
-    parser.add_argument(
-        "--assets",
-        type=Path,
-        default=default,
-        required=default is None,
-        help="folder with ict_facekit.npz and frll_albedo_train.npz (default: $GENET_ASSETS)",
-    )
+    add_assets_option(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for figures and tables")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the shipped ones")
     parser.add_argument("--people", type=int, default=24, help="films (default 24)")

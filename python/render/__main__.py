@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .assets import add_assets_option
 from .config import SHARD_SIZE, read_config
 from .dataset import DatasetSpec, prepare, render_dataset
 from .sampling import SPLITS, SamplingConfig
@@ -21,11 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m python.render",
         description="Render training faces. A killed run continues; the same seed gives the same bytes.",
     )
-    default_assets = os.environ.get("GENET_ASSETS")
-    parser.add_argument(
-        "--assets", type=Path, default=default_assets, required=default_assets is None, metavar="DIR",
-        help="folder with ict_facekit.npz and frll_albedo_train.npz (default: $GENET_ASSETS)",
-    )  # fmt: skip
+    add_assets_option(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument("--count", type=int, required=True, help="samples in the whole data set")
     parser.add_argument("--seed", type=int, default=0)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +48,7 @@ class ParameterTable:
     groups: tuple[str, ...]
     lower: F32  # [P]
     upper: F32  # [P]
-    shape_weights: dict[str, tuple[tuple[str, float], ...]]
+    shape_weights: dict[str, dict[str, float]]
 
     @cached_property
     def expression(self) -> tuple[str, ...]:
@@ -58,16 +61,16 @@ class ParameterTable:
 def read_parameters() -> ParameterTable:
     with (TABLES / "parameters.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
-    shapes: dict[str, list[tuple[str, float]]] = {}
+    shapes: dict[str, dict[str, float]] = {}
     with (TABLES / "parameter_shapes.csv").open(newline="") as f:
         for row in csv.DictReader(f):
-            shapes.setdefault(row["parameter"], []).append((row["shape"], float(row["weight"])))
+            shapes.setdefault(row["parameter"], {})[row["shape"]] = float(row["weight"])
     return ParameterTable(
         names=tuple(r["name"] for r in rows),
         groups=tuple(r["group"] for r in rows),
         lower=np.array([float(r["lower"]) for r in rows], np.float32),
         upper=np.array([float(r["upper"]) for r in rows], np.float32),
-        shape_weights={k: tuple(v) for k, v in shapes.items()},
+        shape_weights=shapes,
     )
 
 
@@ -91,6 +94,20 @@ class FaceModel:
     first_mouth_triangle: int
 
     @cached_property
+    def landmark_deltas(self) -> F32:
+        """[47 + S, 68, 3] cm: how identity modes and shapes move the landmarks."""
+        deltas = self.deltas.reshape(len(self.deltas), -1, 3)
+        return deltas[:, self.landmarks] * np.float32(self.step)
+
+    def shape_matrix(self, shape_weights: Sequence[Mapping[str, float]]) -> F32:
+        """[N, S] of N mappings from shapes to weights."""
+        matrix = np.zeros((len(shape_weights), len(self.shapes)), np.float32)
+        for row, weights in enumerate(shape_weights):
+            for shape, weight in weights.items():
+                matrix[row, self.shapes.index(shape)] = weight
+        return matrix
+
+    @cached_property
     def eye_centres(self) -> F32:
         """[2, 3]: centre of the left and the right eyeball at rest (means of their extents)."""
         centres = []
@@ -98,6 +115,21 @@ class FaceModel:
             ball = self.neutral[self.eyeball_part == side]
             centres.append((ball.min(0) + ball.max(0)) / 2)
         return np.stack(centres)
+
+
+def add_assets_option(
+    parser: argparse.ArgumentParser, files: str = "ict_facekit.npz and frll_albedo_train.npz"
+) -> None:
+    """The option --assets of scripts that read these files."""
+    default = os.environ.get("GENET_ASSETS")
+    parser.add_argument(
+        "--assets",
+        type=Path,
+        default=default,
+        required=default is None,
+        metavar="DIR",
+        help=f"folder with {files} (default: $GENET_ASSETS)",
+    )
 
 
 def load_face_model(path: Path) -> FaceModel:

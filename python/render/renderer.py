@@ -25,7 +25,6 @@ from .hair import HairModel, build_hair_model, place_clothes, place_glasses, pla
 from .plain import plain
 from .sampling import Sample, SamplingConfig, sample_one
 from .skin import N_APPEARANCE_SKIN, Skin, SkinModel, compose, load_skin_model
-from .strange import Strangeness
 
 APPEARANCE = (
     *(f"skin_{i:02d}" for i in range(N_APPEARANCE_SKIN)),
@@ -81,37 +80,22 @@ class Renderer:
         self.skin: SkinModel = load_skin_model(assets / "frll_albedo_train.npz", self.face, self.table, split)
         self.hair: HairModel = build_hair_model(self.face)
         self._curve = shading.srgb_curve()
-        self._shape_matrix = self._expression_shapes()
+        self._shape_matrix = self.face.shape_matrix(
+            [self.table.shape_weights[name] for name in self.table.expression]
+        )
         self._soft = np.array([not n.startswith(_RIGID) for n in self.table.expression], np.float32)
         self._eyeballs = [np.flatnonzero(self.face.eyeball_part == side) for side in (0, 1)]
         self._bent_at = self.face.neutral.copy()
         for ball, centre in zip(self._eyeballs, self.face.eye_centres, strict=True):
             self._bent_at[ball] = centre  # a field shifts an eyeball as a whole
         deltas = self.face.deltas.reshape(len(self.face.deltas), -1, 3)
-        self._landmark_deltas = deltas[:, self.face.landmarks] * np.float32(self.face.step)  # [K, 68, 3] cm
         self._brow_movers = [self.face.shapes.index(name) for name in ("brow_height", "brow_tilt")]
-        moved = [_brow_rest(self._landmark_deltas[N_IDENTITY + k]) for k in self._brow_movers]
+        moved = [_brow_rest(self.face.landmark_deltas[N_IDENTITY + k]) for k in self._brow_movers]
         self._brow_effect = np.stack(moved, 1)
         # How far each shape opens the lips in the middle, in int16 steps.
         upper, lower = self.face.landmarks[[61, 62, 63]], self.face.landmarks[[67, 66, 65]]
         self._lip_gap = (deltas[:, upper, 1].astype(np.float32) - deltas[:, lower, 1]).mean(1)
         self._lay_out()
-
-    def _expression_shapes(self) -> F32:
-        """[46, S]: expression parameters -> weights of the face model's shapes."""
-        matrix = np.zeros((len(self.table.expression), len(self.face.shapes)), np.float32)
-        for row, name in enumerate(self.table.expression):
-            for shape, weight in self.table.shape_weights[name]:
-                matrix[row, self.face.shapes.index(shape)] += weight
-        return matrix
-
-    def _habit_shapes(self, strangeness: Strangeness) -> F32:
-        """[46, S]: what comes with each expression parameter beside its own shapes."""
-        matrix = np.zeros_like(self._shape_matrix)
-        for row, name in enumerate(self.table.expression):
-            for shape, weight in strangeness.habits.get(name, {}).items():
-                matrix[row, self.face.shapes.index(shape)] += weight
-        return matrix
 
     def _lay_out(self) -> None:
         """One vertex and one triangle list: face model, hair, glasses, clothes."""
@@ -214,7 +198,8 @@ class Renderer:
         geometry.blend(flat, neutral, face.deltas, weights, face.active, step, BLOCK)
         if sample.strangeness:
             movement = np.zeros_like(face.neutral)
-            matrix = self._shape_matrix + self._habit_shapes(sample.strangeness)
+            habits = [sample.strangeness.habits.get(name, {}) for name in self.table.expression]
+            matrix = self._shape_matrix + self.face.shape_matrix(habits)
             weights = np.concatenate([np.zeros(N_IDENTITY), (expression * varies) @ matrix])
             geometry.blend(
                 movement.reshape(-1), movement.reshape(-1), face.deltas, weights.astype(np.float32),
@@ -237,7 +222,7 @@ class Renderer:
         """Choose the weights [S] of the shapes that move the brows so that they rest where they shall."""
         at = self.face.landmarks
         weights = np.concatenate([sample.theta[-N_IDENTITY:], shapes])
-        rest = self.face.neutral[at] + np.tensordot(weights, self._landmark_deltas, 1)
+        rest = self.face.neutral[at] + np.tensordot(weights, self.face.landmark_deltas, 1)
         if sample.strangeness:
             sample.strangeness.bend(self._bent_at[at], rest, np.zeros_like(rest))
         unit = float(np.linalg.norm(rest[45] - rest[36]))
