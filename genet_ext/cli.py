@@ -130,8 +130,9 @@ def _add_film_options(parser: argparse.ArgumentParser) -> None:
         "--identity",
         choices=("free", "shared"),
         default="free",
-        help="shared: what all photographs of a person share is who it is: the head keeps its shape, and "
-        "what reads as an AU on the face at rest is taken off",
+        help="shared: what all photographs of a person share is who it is: the head keeps its shape, "
+        "landmarks that leave their usual place are movement, and what reads as an AU on the face at rest is "
+        "taken off",
     )
     group.add_argument(
         "--smoothing",
@@ -144,8 +145,8 @@ def _add_film_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--neutral",
         metavar="PICTURE",
-        help="the person at rest, whose AUs are taken off; with --subject folder, the name that such a "
-        "picture has in every folder",
+        help="the person at rest: movement is what differs from it, in landmarks and AUs; with --subject "
+        "folder, the name that such a picture has in every folder",
     )
     group.add_argument(
         "--subject",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,8 @@ from genet_ext.extractors.face_cnn import CROP_SIZE, LANDMARKS, Extractor, Extra
 from genet_ext.face_finder import find_faces
 from genet_ext.images import Source, UInt8Array, UnreadableImage
 from genet_ext.parameters import load_parameter_space
+from genet_ext.similarity import FloatArray, invert, scale_of, similarity_between, transform
 from genet_ext.status import Status
-
-FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 TEMPLATE: FloatArray = np.array([[44.5, 44.0], [82.5, 44.0], [63.5, 61.71]])
 """Where alignment puts the eye centre at the image's left, the one at its right, and the nose tip (landmark
@@ -48,7 +47,7 @@ DISPLAY_SIZE = 256  # px, side of the crop kept for plots
 PIXELS_PER_SAMPLE = 1.4  # image px that a crop pixel may stand for, each way; more alias
 
 
-# --- geometry -------------------------------------------------------------------------------------
+# --- where crops lie -------------------------------------------------------------------------------------
 
 
 def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:
@@ -68,16 +67,7 @@ def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:
     source = np.stack(
         [points[:, EYE_LEFT].mean(1), points[:, EYE_RIGHT].mean(1), points[:, NOSE_TIP]], axis=1
     )
-    # As complex numbers a similarity is z -> a z + b.
-    z = source[..., 0] + 1j * source[..., 1]
-    w = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
-    z_mean, w_mean = z.mean(1, keepdims=True), w.mean()
-    spread = (np.abs(z - z_mean) ** 2).sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a = ((z - z_mean).conj() * (w - w_mean)).sum(1) / spread
-        b = w_mean - a * z_mean[:, 0]
-    rows = [np.stack([a.real, -a.imag, b.real], 1), np.stack([a.imag, a.real, b.imag], 1)]
-    return np.stack(rows, axis=1)
+    return similarity_between(source, np.broadcast_to(TEMPLATE, source.shape))
 
 
 def box_to_similarity(box: npt.ArrayLike) -> FloatArray:
@@ -86,31 +76,6 @@ def box_to_similarity(box: npt.ArrayLike) -> FloatArray:
     scale = BOX_SIDE / max(x2 - x1, y2 - y1)
     shift = BOX_CENTRE - scale * np.array([x1 + x2, y1 + y2]) / 2
     return np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
-
-
-def scale_of(similarity: FloatArray) -> Any:
-    """Crop pixels per photograph pixel, of similarities [..., 2, 3]."""
-    return np.hypot(similarity[..., 0, 0], similarity[..., 1, 0])
-
-
-def rotation_of(similarity: FloatArray) -> Any:
-    """Angle of similarities [..., 2, 3] in radians; positive turns the picture clockwise as seen (y is down).
-
-    It is the roll that alignment took out of the face: positive when the crown tilts to the image's left.
-    """
-    return np.arctan2(similarity[..., 1, 0], similarity[..., 0, 0])
-
-
-def invert(similarity: FloatArray) -> FloatArray:
-    """Inverse of similarities [..., 2, 3]."""
-    linear = np.linalg.inv(similarity[..., :2])
-    return np.concatenate([linear, -linear @ similarity[..., 2:]], axis=-1)
-
-
-def transform(similarity: FloatArray, points: npt.ArrayLike) -> FloatArray:
-    """Points [..., n, 2] through similarities [..., 2, 3]."""
-    moved: FloatArray = np.asarray(points, np.float64) @ np.swapaxes(similarity[..., :2], -1, -2)
-    return moved + similarity[..., None, :, 2]
 
 
 def crop(image: UInt8Array, similarity: FloatArray, size: int = CROP_SIZE) -> UInt8Array:

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genet_ext.action_units import load_action_units
 from genet_ext.extractors import Extractor
-from genet_ext.extractors.face_cnn import APPEARANCE, FEATURES
+from genet_ext.extractors.face_cnn import APPEARANCE, FEATURES, LANDMARKS
 from genet_ext.generators import FeatureGenerator, ImageGenerator
-from genet_ext.parameters import ParameterSpace, load_parameter_space
+from genet_ext.landmark_model import COORDINATES, LandmarkModel, load_landmark_model
+from genet_ext.parameters import EXPRESSION, IDENTITY, ParameterSpace, load_parameter_space
 
 SD_LEVELS = (0.0, 0.1, 0.2, 0.4, 0.8)  # estimates at which an AU's deviation is calibrated; linear between
 REST_SPREAD = 0.12  # spread of an AU over faces at rest, where no held-out render tells
-WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior")
+WEIGHT_FILES = ("extractor", "image_generator", "feature_generator", "prior", "landmark_model")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class Models:
     image_generator: ImageGenerator
     feature_generator: FeatureGenerator
     prior: Prior
+    landmark_model: LandmarkModel
     space: ParameterSpace
 
     @property
@@ -92,18 +95,19 @@ def load_models(
     Raises FileNotFoundError naming the missing file.
     """
     folder = folder or weights_folder()
-    tensors = {}
-    for name in WEIGHT_FILES:
-        path = folder / f"{name}.safetensors"
+    paths = {name: folder / f"{name}.safetensors" for name in WEIGHT_FILES}
+    for name, path in paths.items():
         if not path.is_file():
             raise FileNotFoundError(f"weights of the {name.replace('_', ' ')} not found: expected {path}")
-        tensors[name] = read_weights(path)
+    landmark_model = load_landmark_model(paths.pop("landmark_model"))
+    tensors = {name: read_weights(path) for name, path in paths.items()}
     space = load_parameter_space()
     extractor, image_generator, feature_generator = _networks(space)
     extractor.load_state_dict(tensors["extractor"])
     image_generator.load_state_dict(tensors["image_generator"])
     feature_generator.load_state_dict(tensors["feature_generator"])
-    models = _freeze(extractor, image_generator, feature_generator, Prior(**tensors["prior"]), space, device)
+    prior = Prior(**tensors["prior"])
+    models = _freeze(extractor, image_generator, feature_generator, prior, landmark_model, space, device)
     if compile:
         models.extractor.compile()
     return models
@@ -131,7 +135,13 @@ def random_models(seed: int = 0, device: torch.device | str = "cpu") -> Models:
             misfit_limit=torch.tensor(2.5),
             rest_spread=torch.full((len(load_action_units().names),), REST_SPREAD),
         )
-    return _freeze(*networks, prior, space, device)
+        landmark_model = LandmarkModel(
+            rest=torch.randn(LANDMARKS, 3).double().numpy(),
+            identity=0.05 * torch.randn(len(space.names_of(IDENTITY)), LANDMARKS, 3).double().numpy(),
+            expression=0.1 * torch.randn(len(space.names_of(EXPRESSION)), LANDMARKS, 3).double().numpy(),
+            precision=100 * np.eye(COORDINATES),
+        )
+    return _freeze(*networks, prior, landmark_model, space, device)
 
 
 def _networks(space: ParameterSpace) -> tuple[Extractor, ImageGenerator, FeatureGenerator]:
@@ -147,10 +157,11 @@ def _freeze(
     image_generator: ImageGenerator,
     feature_generator: FeatureGenerator,
     prior: Prior,
+    landmark_model: LandmarkModel,
     space: ParameterSpace,
     device: torch.device | str,
 ) -> Models:
     networks: list[nn.Module] = [extractor, image_generator, feature_generator]
     for network in networks:
         network.to(device).eval().requires_grad_(False)
-    return Models(extractor, image_generator, feature_generator, prior.to(device), space)
+    return Models(extractor, image_generator, feature_generator, prior.to(device), landmark_model, space)

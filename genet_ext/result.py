@@ -16,10 +16,10 @@ import torch
 from genet_ext.action_units import FACS_LEVELS, load_action_units
 from genet_ext.batching import in_chunks
 from genet_ext.extractors.face_cnn import CROP_SIZE
-from genet_ext.faces import rotation_of
 from genet_ext.images import UInt8Array
 from genet_ext.models import Models
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
+from genet_ext.similarity import rotation_of
 from genet_ext.solver import SearchSettings
 from genet_ext.status import Status
 from genet_ext.uncertainty import deviation, interval

@@ -11,7 +11,8 @@ Together they say, the prior being counted once,
 
 The pictures also share skin, glasses and often light, and with them part of their error: T of them count as
 n. v_t is 1 for a usual picture, more for one that the face model explains worse than most of the person's
-(a hand in front of the face, a blurred frame). What they share beyond the identity is in `resting.py`.
+(a hand in front of the face, a blurred frame). What they share beyond the identity is in `known_face.py` and
+`resting.py`.
 
 **Smooth movement.** A person's parameters are a random walk seen through the fits: for frames t and t + g
 
@@ -38,10 +39,10 @@ from torch import Tensor
 
 from genet_ext.batching import in_chunks
 from genet_ext.face_finder import overlaps
-from genet_ext.faces import rotation_of
 from genet_ext.objective import prior_mean
 from genet_ext.parameters import IDENTITY
 from genet_ext.result import FitResult
+from genet_ext.similarity import rotation_of
 from genet_ext.uncertainty import expand_objective
 
 CORRELATION = 0.1  # between what two pictures of a person say of the identity; chosen on validation renders

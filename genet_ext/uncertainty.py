@@ -54,23 +54,51 @@ def au_posterior(
 
     def run(theta: Tensor, features: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
         curvature, slope = expand_objective(models, theta, features, mean, kind, delta)
-        covariance_rows = torch.linalg.solve(curvature, weights.T.expand(len(theta), -1, -1))  # [B, P, A]
-        variance = (weights.T * covariance_rows).sum(1)
-        centre = (weights.T * theta.double()[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(
-            1
-        )
-        return centre, variance
+        return _centre_and_variance(weights, theta.double(), curvature, slope)
 
     finite = (theta.isfinite() & mean.isfinite()).all(1) & features.isfinite().all(1)
     with torch.no_grad():
         centre, variance = in_chunks(
             run, *(torch.where(finite[:, None], x, torch.zeros_like(x)) for x in (theta, features, mean))
         )
+    posterior = _calibrated(models, table, centre, variance)
+    posterior[~finite.cpu().numpy()] = np.nan
+    return posterior
+
+
+def au_posterior_at(
+    models: Models, table: ActionUnitTable, theta: Array, curvature: Array, slope: Array
+) -> Array:
+    """The same of another objective than the search's own, from its parabola at theta.
+
+    Args:
+        models, table: as above.
+        theta: [B, P] parameters.
+        curvature, slope: [B, P, P] and [B, P] there.
+
+    Returns:
+        float64 [B, A, 2].
+    """
+    parts = map(torch.from_numpy, (table.weights, theta, curvature, slope))
+    return _calibrated(models, table, *_centre_and_variance(*parts))
+
+
+def _centre_and_variance(
+    weights: Tensor, theta: Tensor, curvature: Tensor, slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of AUs, [B, A] each, that are `weights` [A, P] of normal parameters with that parabola at theta."""
+    covariance_rows = torch.linalg.solve(curvature, weights.T.expand(len(theta), -1, -1))  # [B, P, A]
+    variance = (weights.T * covariance_rows).sum(1)
+    centre = (weights.T * theta[:, :, None]).sum(1) - (covariance_rows * slope[:, :, None]).sum(1)
+    return centre, variance
+
+
+def _calibrated(models: Models, table: ActionUnitTable, centre: Tensor, variance: Tensor) -> Array:
+    """The posterior [B, A, 2] with deviations as held-out renders showed them; NaN for unknown AUs."""
     estimate = centre.cpu().numpy()
-    sigma = (variance.sqrt() * models.prior.sd_scale.double()).cpu().numpy()
+    sigma = (variance.sqrt() * models.prior.sd_scale.double().to(variance.device)).cpu().numpy()
     sigma *= np.interp(estimate, SD_LEVELS, models.prior.sd_by_level.double().cpu().numpy())
     posterior: Array = np.stack([estimate, sigma], 2)
-    posterior[~finite.cpu().numpy()] = np.nan
     posterior[:, ~table.expressible] = np.nan
     return posterior
 

@@ -11,6 +11,7 @@ FIELDS = (
     "loss",
     "distance",
     "posterior",
+    "baseline",
     "landmarks",
     "iterations",
     "similarity",

@@ -21,16 +21,13 @@ from genet_ext.faces import (
     crop,
     cut_patch,
     faces_of,
-    invert,
     iter_given,
     look,
-    rotation_of,
-    scale_of,
-    transform,
 )
 from genet_ext.images import iter_sources
 from genet_ext.models import random_models
 from genet_ext.parameters import load_parameter_space
+from genet_ext.similarity import invert, rotation_of, scale_of, transform
 from genet_ext.status import Status
 
 FACE = np.array(ASTRONAUT_BOX)

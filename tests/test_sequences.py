@@ -11,9 +11,9 @@ from tiny_models import tiny_models
 
 from genet_ext import fit, sequences
 from genet_ext.action_units import load_action_units
-from genet_ext.fitting import smooth
 from genet_ext.objective import prior_mean
 from genet_ext.parameters import IDENTITY
+from genet_ext.persons import smooth
 from genet_ext.sequences import common_identity, follow_boxes, most_probable_walk, tell_apart
 
 FRAMES = 6

@@ -179,7 +179,7 @@ class GenetAUModel:
             labels: who each of them is.
             frames: [N], the frame of each.
         """
-        from genet_ext.fitting import share_identity, smooth
+        from genet_ext.persons import share_identity, smooth
 
         with _autograd():
             if self.identity == "shared":

@@ -30,10 +30,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from genet_ext import face_finder, faces, fitting
+from genet_ext import assembly, face_finder, faces, fitting
 from genet_ext.face_finder import find_faces
-from genet_ext.faces import BOX_CENTRE, BOX_SIDE, FloatArray
+from genet_ext.faces import BOX_CENTRE, BOX_SIDE
 from genet_ext.images import Source
+from genet_ext.similarity import FloatArray
 from python.bench.common import machine, pin_threads, write_result
 from python.bench.photographs import photographs, pictures
 from python.bench.stage_clock import Hook, StageClock
@@ -49,9 +50,9 @@ HOOKS: list[Hook] = [
     (faces, "look", "extractor"),
     (fitting, "align_faces", "alignment"),
     (fitting, "search", "search"),
-    (fitting, "au_posterior", "uncertainty"),
-    (fitting, "_kept_crops", "pictures kept for plots"),
-    (fitting, "_assemble", "result"),
+    (assembly, "au_posterior", "uncertainty"),
+    (fitting, "kept_crops_of", "pictures kept for plots"),
+    (fitting, "assemble", "result"),
 ]
 STAGES = [*(stage for _, _, stage in HOOKS), "the rest"]
 

@@ -35,18 +35,10 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageFilter
 
 from genet_ext.face_finder import MIN_SCORE, SAME_FACE_IOU, find_faces
-from genet_ext.faces import (
-    TEMPLATE,
-    Face,
-    align_faces,
-    align_to_template,
-    box_to_similarity,
-    cut_patch,
-    invert,
-    transform,
-)
+from genet_ext.faces import TEMPLATE, Face, align_faces, align_to_template, box_to_similarity, cut_patch
 from genet_ext.images import UInt8Array, list_photos
 from genet_ext.models import Models, load_models
+from genet_ext.similarity import invert, transform
 from python.bench.common import machine, pin_threads, write_result
 from python.evaluate import cascade_finder
 from python.evaluate.metrics import Array

@@ -1,159 +1,164 @@
-r"""What landmarks would add where there are several pictures of a person: a lead, not what ``fit`` does.
+r"""Several pictures of a person: what `identity="shared"` and `neutral=` make of them, and landmarks in it.
 
-How high somebody's brows are at rest cannot be told from one picture, so the extractor hardly reads from
-where they are whether they are raised. Several pictures of a person tell: how far the landmarks are from
-where this person's mostly are is movement. Each picture's landmarks, as the extractor sees them, are laid
-over those of the face model at the regressed pose and the person's mean identity; what is left, less the
-person's median of it, is read by least squares as movements of the face model, all parameters in [0, 1].
+How high somebody's brows are at rest cannot be told from one picture; several tell, or one of the face at
+rest (genet_ext/known_face.py). Compared on held-out pictures of people, several of each:
 
-Compares that with the extractor's own AUs, their sum, and the landmarks with the extractor's parameters as
-prior. Writes known_faces.json and known_faces.md into --out; for sets with several pictures of each person:
+  each picture for itself   `genet_ext.fit(pictures)`
+  shared, no landmarks      what `identity="shared"` would be without them: one head, and its resting AUs
+  shared, n pictures        `identity="shared"` of n of a person's pictures at a time
+  shared, all pictures      `identity="shared"`
+  neutral picture           `neutral=...`, one of the person's neutral pictures, on the others; and what each
+                            of those reads for itself, and with nothing but the neutral picture's AUs off
 
-    python -m python.render --out renders/persons --count 768 --per-identity 24 --seed 302 \
-        --split validation --config python/render/configs/strange.toml
-    python -m python.evaluate.eval_known_faces --data renders/persons data/second_model --assets ASSETS \
-        --out runs/known
+Writes known_faces.json and known_faces.md into --out:
+
+    python -m python.render --out renders/persons --count 768 --per-identity 24 --seed 304 \
+        --split test --config python/render/configs/strange.toml
+    python -m python.evaluate.eval_known_faces --data renders/persons data/second_model --out runs/known
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import lsq_linear
-from tqdm import trange
 
 from genet_ext.action_units import load_action_units
-from genet_ext.faces import transform
-from genet_ext.models import load_models
-from genet_ext.parameters import EXPRESSION, IDENTITY, load_parameter_space
+from genet_ext.fitting import fit
+from genet_ext.models import Models, load_models
+from genet_ext.persons import resting_face, share_head, share_identity, subtract_neutral
+from genet_ext.result import FitResult, concatenate
+from genet_ext.sequences import groups
 from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
-from python.evaluate.eval_shapes import aus_of, movements_of_parameters, outer_distance
-from python.evaluate.methods import extract_all
-from python.evaluate.metrics import Array
+from python.evaluate.eval_recovery import covered
 from python.evaluate.pictures import TestSet, load_test_set
-from python.render.assets import N_IDENTITY, add_assets_option, load_face_model
-from python.render.geometry import rotation, similarity
 
-# The bridge and foot of the nose and the corners of the eyes: what no expression moves far.
-STABLE = [27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45]
-READ = slice(17, 68)  # the jaw line slides over the cheek as the head turns
-ALONE = 0.03  # landmarks' deviation over that of a parameter, where landmarks are all that is known
-WITH_PRIOR = 0.2  # the same with the extractor's parameters as prior
-ADDED = 0.25  # of the landmarks' AUs to the extractor's
+AT_A_TIME = (2, 4, 8)
+ALONE, BARE, SHARED = "each picture for itself", "shared, no landmarks", "shared, all pictures"
+SUBTRACTED, NEUTRAL, THOSE = (
+    "AUs of a neutral picture off",
+    "neutral picture",
+    "those pictures for themselves",
+)
+FIGURES = ("within_person_r", "r", "icc", "mae", "false_any_au", "false_worst_au")
+COVERED = ("all", "present", "estimate 0.15-0.3", "estimate 0.3-0.6", "estimate 0.6-1")
 
 
 @dataclass(frozen=True)
-class LandmarkModel:
-    """The face model's 68 landmarks; the unit of length is the distance between the eyes' outer corners."""
+class Read:
+    """What one way reads on some pictures of a test set.
 
-    neutral: Array  # [68, 3]
-    identity: Array  # [K, 68, 3]
-    expression: Array  # [46, 68, 3]
-
-    def seen(self, points: Array, pose: Array) -> Array:
-        """Points [..., 68, 3] from far away at a pose (pitch, yaw, ...): [..., 68, 2], y down."""
-        turned = points @ rotation(float(pose[0]), float(pose[1]), 0.0).astype(np.float64).T
-        return turned[..., :2] * [1, -1]
-
-
-def load_landmark_model(assets: Path) -> LandmarkModel:
-    """Of ict_facekit.npz in a folder."""
-    face = load_face_model(assets / "ict_facekit.npz")
-    neutral = face.neutral[face.landmarks].astype(np.float64)
-    unit = outer_distance(neutral)
-    identity = face.landmark_deltas[:N_IDENTITY].astype(np.float64)
-    return LandmarkModel(neutral / unit, identity / unit, movements_of_parameters(face))
-
-
-def movement(model: LandmarkModel, landmarks: Array, theta: Array, person: Array) -> tuple[Array, Array]:
-    """How far landmarks are from where they should be: by the model, and by the person's other pictures.
-
-    Args:
-        model: the face model's landmarks.
-        landmarks: [N, 68, 2] px.
-        theta: [N, P] as regressed.
-        person: [N].
-
-    Returns:
-        [N, 68, 2] each, in units of the model and along the axes of a head without roll.
+    Attributes:
+        rows: [n] of the test set.
+        result: [n] faces.
     """
-    identity = theta[:, load_parameter_space().indices(IDENTITY)]
-    off, moved = np.empty_like(landmarks), np.empty_like(landmarks)
-    for who in np.unique(person):
-        rows = np.flatnonzero(person == who)
-        rest = model.neutral + np.tensordot(identity[rows].mean(0), model.identity, 1)
-        for row in rows:
-            expected = model.seen(rest, theta[row])
-            off[row] = (
-                transform(similarity(landmarks[row, STABLE], expected[STABLE]), landmarks[row]) - expected
-            )
-        moved[rows] = off[rows] - np.median(off[rows], 0)
-    return off, moved
+
+    rows: np.ndarray
+    result: FitResult
 
 
-def read(model: LandmarkModel, moved: Array, theta: Array, doubt: float, prior: Array | None = None) -> Array:
-    """AUs [N, A] of the movement [N, 68, 2] of landmarks at the poses of theta [N, P].
+def ways_to_read(test: TestSet, alone: FitResult) -> dict[str, Read]:
+    """Every way, on pictures that were fitted for themselves."""
+    everything = np.arange(len(test))
+    person = test.person.tolist()
+    out = {ALONE: Read(everything, alone)}
+    head = share_head(alone, person)
+    out[BARE] = Read(everything, _of_each(head, person, _above_resting_face))
+    for count in AT_A_TIME:
+        rows, labels = in_lots(test.person, count)
+        out[f"shared, {count} pictures"] = Read(rows, share_identity(alone[rows], labels))
+    out[SHARED] = Read(everything, share_identity(alone, person))
+    still = {who: int(np.flatnonzero(test.neutral & (test.person == who))[0]) for who in at_rest(test)}
+    rows = np.flatnonzero(np.isin(test.person, list(still)) & ~np.isin(everything, list(still.values())))
+    if len(rows):
+        labels = test.person[rows].tolist()
+        those, neutral = alone[rows], {who: alone[[row]] for who, row in still.items()}
+        aus = np.concatenate([neutral[who].aus.to_numpy() for who in labels])
+        out[THOSE] = Read(rows, those)
+        out[SUBTRACTED] = Read(rows, replace(those, baseline=np.nan_to_num(aus)))
+        out[NEUTRAL] = Read(rows, subtract_neutral(those, labels, neutral))
+    return out
 
-    ``doubt`` is the landmarks' deviation over that of a parameter around ``prior`` [N, 46] (None: 0).
-    """
-    count = len(model.expression)
-    found = np.empty((len(moved), count))
-    for row in trange(len(moved), desc="read", unit="face", disable=None):
-        basis = model.seen(model.expression, theta[row])[:, READ].reshape(count, -1).T
-        around = np.zeros(count) if prior is None else prior[row]
-        found[row] = lsq_linear(
-            np.concatenate([basis, doubt * np.eye(count)]),
-            np.concatenate([moved[row, READ].ravel(), doubt * around]),
-            (0, 1),
-            method="bvls",
-        ).x
-    return aus_of(found)
+
+def in_lots(person: np.ndarray, count: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Rows of whole lots of `count` pictures of a person, drawn at random, and which lot each is in."""
+    rng = np.random.default_rng(count)
+    rows: list[int] = []
+    lots: list[tuple[int, int]] = []
+    for own in groups(person.tolist()):
+        drawn = rng.permutation(own)[: len(own) // count * count]
+        rows += drawn.tolist()
+        lots += [(int(person[own[0]]), k // count) for k in range(len(drawn))]
+    return np.array(rows, np.int64), lots
 
 
-def compare(model: LandmarkModel, landmarks: Array, theta: Array, person: Array) -> dict[str, Array]:
-    """Way to read -> AUs [N, A]."""
-    off, moved = movement(model, landmarks, theta, person)
-    own = load_action_units().values(theta)
-    known = read(model, moved, theta, ALONE)
-    prior = theta[:, load_parameter_space().indices(EXPRESSION)]
-    return {
-        "extractor": own,
-        "landmarks of a known face": known,
-        "extractor and a quarter of those": np.clip(own + ADDED * known, 0, 1),
-        "landmarks of a known face, extractor as prior": read(model, moved, theta, WITH_PRIOR, prior),
-        "landmarks of an unknown face, extractor as prior": read(model, off, theta, WITH_PRIOR, prior),
+def at_rest(test: TestSet) -> list[int]:
+    """Who has a neutral picture."""
+    return sorted(set(test.person[test.neutral].tolist()))
+
+
+def _of_each(result: FitResult, labels: list[int], change: Callable[[FitResult], FitResult]) -> FitResult:
+    of_each = groups(labels)
+    changed = concatenate([change(result[rows]) for rows in of_each])
+    return changed[np.argsort(np.concatenate(of_each), kind="stable")]
+
+
+def _above_resting_face(faces: FitResult) -> FitResult:
+    if not faces.fitted.any():
+        return faces
+    return replace(faces, baseline=np.tile(resting_face(faces), (len(faces), 1)))
+
+
+def judge(test: TestSet, read: Read) -> dict[str, Any]:
+    """Figures of merit of one way."""
+    aus, truth = read.result.aus.to_numpy(), test.aus[read.rows]
+    table = metrics.au_table(test.names, truth, aus)
+    by_person = {
+        name: metrics.within_person(truth[:, j], aus[:, j], test.person[read.rows])
+        for j, name in enumerate(test.names)
     }
-
-
-def judge(test: TestSet, aus: Array) -> dict[str, Any]:
-    """Figures of merit of AUs [N, A]."""
-    table, by_person = metrics.au_table(test.names, test.aus, aus), test.by_person(aus, slice(None))
+    posterior = read.result.posterior.copy()
+    posterior[..., 0] -= read.result.baseline
+    within = [value for value in by_person.values() if np.isfinite(value)]
     return {
-        **metrics.summary(test.names, test.aus, aus),
-        "within_person_r": metrics.mean_of(by_person, "within_person_r"),
-        "per_au": {name: table[name] | by_person[name] for name in table},
+        **metrics.summary(test.names, truth, aus),
+        "within_person_r": float(np.mean(within)) if within else float("nan"),
+        "coverage": covered(truth, posterior),
+        "per_au": {name: table[name] | {"within_person_r": by_person[name]} for name in table},
     }
 
 
 def table_of(report: dict[str, Any]) -> str:
     """known_faces.md."""
-    figures = ("within_person_r", "r", "mae", "false_any_au", "false_worst_au")
-    parts = ["# What landmarks add where a person is known"]
+    parts = ["# Several pictures of a person"]
     for name, ways in report["sets"].items():
-        rows = [[way, *(judged[figure] for figure in figures)] for way, judged in ways.items()]
-        parts += [f"## {name}", markdown_table(["AUs of", *figures], rows)]
-        header = ["AU, r within a person", *ways]
-        aus = [
+        rows = [[way, judged["faces"], *(judged[f] for f in FIGURES)] for way, judged in ways.items()]
+        parts += [f"## {name}", markdown_table(["", "faces", *FIGURES], rows)]
+        inside = [
+            [way, *(judged["coverage"]["95%"][kind] for kind in COVERED)] for way, judged in ways.items()
+        ]
+        parts += [
+            "Share of the truths inside the 95 % interval:",
+            markdown_table(["", *COVERED], inside),
+        ]
+        of_aus = [
             [au, *(judged["per_au"][au]["within_person_r"] for judged in ways.values())]
             for au in load_action_units().names
         ]
-        parts.append(markdown_table(header, aus))
+        parts.append(markdown_table(["r within a person", *ways], of_aus))
     return "\n\n".join(parts) + "\n"
+
+
+def evaluate(test: TestSet, models: Models) -> dict[str, Any]:
+    """Way to read -> figures of one test set."""
+    pictures = list(test.pictures())
+    alone = fit(pictures, test.box[:, None], keep_crops=0, models=models)
+    return {way: judge(test, read) for way, read in ways_to_read(test, alone).items()}
 
 
 def main() -> None:
@@ -162,24 +167,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of held-out renders")
-    add_assets_option(parser, "ict_facekit.npz")
     parser.add_argument("--weights", type=Path, help="folder of weights (default: the shipped ones)")
     parser.add_argument("--limit", type=int, help="only the first so many pictures of each set")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     arguments = parser.parse_args()
     try:
-        model = load_landmark_model(arguments.assets)
         sets = {folder.name: load_test_set(folder, limit=arguments.limit) for folder in arguments.data}
     except (OSError, ValueError) as error:
         parser.error(str(error))
     models = load_models("cpu", arguments.weights)
-    found = {}
-    for name, test in sets.items():
-        seen = extract_all(models, test.pictures(), test.box)
-        theta = seen.target.regressed.double().cpu().numpy()
-        ways = compare(model, seen.landmarks, theta, test.person)
-        found[name] = {way: judge(test, aus) for way, aus in ways.items()}
-    report = {"provenance": provenance("cpu", arguments.weights), "sets": found}
+    report = {
+        "provenance": provenance("cpu", arguments.weights),
+        "sets": {name: evaluate(test, models) for name, test in sets.items()},
+    }
     write_json(arguments.out / "known_faces.json", report)
     (arguments.out / "known_faces.md").write_text(table_of(report))
     print(table_of(report))

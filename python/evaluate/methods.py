@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from genet_ext.action_units import load_action_units
-from genet_ext.faces import FloatArray, align_faces, faces_of, invert, transform
+from genet_ext.faces import align_faces, faces_of
 from genet_ext.images import Source, UInt8Array
 from genet_ext.models import Models, Prior
 from genet_ext.objective import Target, prior_mean, target_of
 from genet_ext.parameters import EXPRESSION, IDENTITY, POSE
+from genet_ext.similarity import FloatArray, invert, transform
 from genet_ext.solver import SearchSettings, search
 from genet_ext.uncertainty import au_posterior
 from python.evaluate.common import Stopwatch

@@ -67,6 +67,11 @@ def alignment_points(landmarks: F32) -> F32:
     return np.stack([at_left, at_right, landmarks[..., 30, :]], -2)
 
 
+def outer_eye_distance(landmarks: NDArray[np.floating]) -> float:
+    """Between the outer corners of the eyes, of landmarks [68, D]."""
+    return float(np.linalg.norm(landmarks[36] - landmarks[45]))
+
+
 def similarity(source: F32, target: F32) -> NDArray[np.float64]:
     """Least-squares rotation, scale and shift, without reflection: [N, 2] -> [N, 2], as a matrix [2, 3]."""
     source, target = source.astype(np.float64), target.astype(np.float64)

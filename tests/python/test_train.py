@@ -2,9 +2,12 @@
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,9 +17,12 @@ from made_up_renders import save_renders
 from safetensors.torch import save_file
 
 from genet_ext.extractors import Extractor
-from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, read_weights
+from genet_ext.landmark_model import COORDINATES
+from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, random_models, read_weights
 from genet_ext.parameters import load_parameter_space
 from python.evaluate.metrics import normal_reach
+from python.evaluate.pictures import load_test_set
+from python.render.assets import load_face_model
 from python.render.dataset import shard_path
 from python.render.renderer import APPEARANCE
 from python.train import augment
@@ -25,6 +31,7 @@ from python.train.average_weights import BATCH, SEED, averaged, fit_landmark_hea
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, export, one_cycle
 from python.train.crops import Photographer, ahead, load_renders
+from python.train.landmark_model import NAME, about_the_mean, geometry, measured, precision
 from python.train.train_extractor import JITTERS
 
 COUNT = 12
@@ -65,6 +72,7 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     run("average_weights", *ends, "--data", renders, "--out", tmp_path)
     said = run("distill_features", *common, "--held-out", renders, "--extractor", tmp_path)
     assert "held-out share" in said
+    random_models(0).landmark_model.save(tmp_path / NAME)  # the script that makes it needs the face model
     said = run("calibrate", "--weights", tmp_path, "--held-out", renders, "--device", "cpu")
     assert "misfit limit" in said
     models = load_models(folder=tmp_path)
@@ -318,6 +326,36 @@ def test_stretches_of_few_faces_stay_near_one():
     estimate = np.full((3, 1), 0.5)
     _, by_au = stretches(np.full((3, 1), 30.0), estimate)
     assert 0.7 < by_au[0] < 1.5
+
+
+def test_landmark_noise_is_what_is_left_about_each_person():
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(40), 30)
+    scatter = rng.normal(size=(COORDINATES, COORDINATES)) / np.sqrt(COORDINATES)
+    noise = rng.normal(size=(len(person), COORDINATES)) @ scatter
+    off = about_the_mean(noise + 5 * rng.normal(size=(40, COORDINATES))[person], person)
+    assert np.abs(off.reshape(40, 30, -1).mean(1)).max() < 1e-12
+    covariance = scatter.T @ scatter
+    floor = 0.5 * covariance.trace() / COORDINATES * np.eye(COORDINATES)
+    assert np.allclose(np.linalg.inv(precision(off)), covariance + floor, atol=0.25)
+
+
+def test_landmark_noise_is_measured_on_renders(renders):
+    models = random_models(0)
+    test = replace(load_test_set(renders), person=np.arange(COUNT) // 4)
+    found = measured(models, test)
+    assert np.array_equal(found.rest, models.landmark_model.rest)
+    assert np.linalg.eigvalsh(found.precision).min() > 0
+    assert not np.allclose(found.precision, models.landmark_model.precision)
+
+
+@pytest.mark.skipif("GENET_ASSETS" not in os.environ, reason="needs GENET_ASSETS")
+def test_shipped_landmarks_are_those_of_the_face_model():
+    expected = geometry(load_face_model(Path(os.environ["GENET_ASSETS"]) / "ict_facekit.npz"))
+    shipped = load_models().landmark_model
+    for name in ("rest", "identity", "expression"):
+        assert np.allclose(getattr(shipped, name), getattr(expected, name), atol=1e-6), name
+    assert np.linalg.eigvalsh(shipped.precision).min() > 0
 
 
 def test_averaged_weights_lie_between_the_two():
