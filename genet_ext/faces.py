@@ -35,6 +35,16 @@ the front."""
 
 EYE_LEFT, EYE_RIGHT, NOSE_TIP = slice(36, 42), slice(42, 48), 30
 
+# Where each of the 68 landmarks comes from in a mirror: jaw, brows, nose, eyes, outer and inner lips.
+MIRROR_ORDER = [
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *range(27, 31), *range(35, 30, -1),
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
+    *range(54, 47, -1), *range(59, 54, -1),
+    *range(64, 59, -1), *range(67, 64, -1),
+]  # fmt: skip
+
 # A face box (finders draw them from the forehead or the brows to the chin) lies about so in an aligned crop.
 BOX_CENTRE, BOX_SIDE = np.array([63.5, 54.0]), 108.0
 MAX_LOOKS = 3  # the last one's landmarks no longer move the crop
@@ -249,7 +259,7 @@ class FaceBatch:
     Attributes:
         faces: the B faces.
         seen: the extractor's output [B, ...], on the networks' device; zero without a face. Its parameters
-            are the mean of what the crop and its mirror image say.
+            and landmarks are the mean of what the crop and its mirror image say.
         similarity: float64 [B, 2, 3], photograph px -> crop px; NaN without a face.
         valid: bool [B], whether there is a face.
     """
@@ -264,7 +274,7 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
     """Crop every face, look at it, and crop it anew by the landmarks seen, until that changes little.
 
     What was seen in the last crop is the result: a crop that is already where its landmarks want it needs no
-    second look. The parameters are regressed from it and from its mirror image.
+    second look. Parameters and landmarks are those of it and of its mirror image.
     """
     valid = np.array([face.patch is not None for face in faces], bool)
     similarity = np.full((len(faces), 2, 3), np.nan)
@@ -294,7 +304,9 @@ def align_faces(faces: list[Face], extractor: Extractor, device: torch.device) -
     assert seen is not None
     found, at = ExtractorOutput(*seen), torch.from_numpy(valid).to(device)
     mirror_images = last[at].flip(3).contiguous(memory_format=torch.channels_last)
-    found.parameters[at] = both_ways(found.parameters[at], look(extractor, mirror_images).parameters)
+    mirrored = look(extractor, mirror_images)
+    found.parameters[at] = both_ways(found.parameters[at], mirrored.parameters)
+    found.landmarks[at] = (found.landmarks[at] + mirrored_points(mirrored.landmarks)) / 2
     return FaceBatch(faces, found, similarity, valid)
 
 
@@ -310,6 +322,12 @@ def both_ways(regressed: Tensor, mirrored: Tensor) -> Tensor:
     The two err in part independently. Nothing is lost: a face in a mirror is a face.
     """
     return (regressed + load_parameter_space().mirrored(mirrored)) / 2
+
+
+def mirrored_points(landmarks: Tensor) -> Tensor:
+    """Landmarks [B, 68, 2] of crops, px -> those of the crops' mirror images."""
+    swapped = landmarks[:, MIRROR_ORDER]
+    return torch.stack([CROP_SIZE - 1 - swapped[..., 0], swapped[..., 1]], -1)
 
 
 def _movement(new: FloatArray, old: FloatArray) -> FloatArray:

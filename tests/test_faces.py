@@ -23,9 +23,10 @@ from genet_ext.faces import (
     faces_of,
     iter_given,
     look,
+    mirrored_points,
 )
 from genet_ext.images import iter_sources
-from genet_ext.models import random_models
+from genet_ext.models import load_models, random_models
 from genet_ext.parameters import load_parameter_space
 from genet_ext.similarity import invert, rotation_of, scale_of, transform
 from genet_ext.status import Status
@@ -284,14 +285,28 @@ def test_a_face_and_its_mirror_image_are_read_alike():
     assert not torch.allclose(there, space.mirrored(back), atol=1e-3)
 
 
+def test_landmarks_of_a_mirror_image_change_sides():
+    points = torch.rand(2, 68, 2) * 127
+    mirrored = mirrored_points(points)
+    assert torch.allclose(mirrored_points(mirrored), points)
+    assert torch.equal(mirrored[..., 1].sort(1).values, points[..., 1].sort(1).values)
+    # The face model's own, which is symmetric: of its mirror image they are where they were.
+    rest = torch.from_numpy(load_models().landmark_model.rest[None, :, :2]).float()
+    on_crop = 63.5 + 40 * rest * torch.tensor([1, -1])
+    assert torch.allclose(mirrored_points(on_crop), on_crop, atol=0.5)
+
+
 def test_alignment_reads_the_last_crop_and_its_mirror_image():
     extractor = random_models().extractor
     good, nobody = (faces_of(source(astronaut()), box[None])[0] for box in (FACE, np.full(4, np.nan)))
     batch = align_faces([nobody, good], extractor, torch.device("cpu"))
     pixels = torch.tensor(good.patch.crop(batch.similarity[1])).permute(2, 0, 1)[None]
-    expected = both_ways(*(look(extractor, x).parameters for x in (pixels, pixels.flip(3))))
+    there, back = (look(extractor, x) for x in (pixels, pixels.flip(3)))
     # Another memory layout may change the last digit.
+    expected = both_ways(there.parameters, back.parameters)
     assert torch.allclose(batch.seen.parameters[1:], expected, atol=1e-6)
+    expected = (there.landmarks + mirrored_points(back.landmarks)) / 2
+    assert torch.allclose(batch.seen.landmarks[1:], expected, atol=1e-4)
     assert not batch.seen.parameters[0].any()
 
 
