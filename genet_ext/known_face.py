@@ -4,16 +4,17 @@ How high somebody's brows sit cannot be told from one picture, so the extractor 
 are whether they are raised, although its landmarks follow them. Several pictures of a person tell, and so
 does a picture of the face at rest. Of picture t the landmarks are
 
-    d_t = D_t e_t + u + noise        noise ~ N(0, C)
+    d_t = D_t e_t + u + noise        noise ~ N(0, v_t C)
 
 from where those of the face model would be at this pose and identity, at rest: D_t e_t by the movements of
 the expression parameters e_t, u because this person's face at rest is not quite the model's. The search for
 itself has ended in a minimum that is near to a parabola, g_t(e). Both together say that e_t is where
 
-    TRUST g_t(e) + 1/2 (d_t - D_t e - u)' C^-1 (d_t - D_t e - u) + SPARSITY sum(e)        0 <= e <= 1
+    TRUST g_t(e) + 1/2 (d_t - D_t e - u)' (v_t C)^-1 (d_t - D_t e - u) + SPARSITY sum(e)        0 <= e <= 1
 
 is smallest; pose and identity stay. u is what is left of the landmarks in most pictures, the median of
-d_t - D_t e_t, found with the e_t in turns. One picture tells nothing of u and stays as it is.
+d_t - D_t e_t, found with the e_t in turns. One picture tells nothing of u and stays as it is. v_t is 1 for a
+usual picture, more for one that the face model explains worse than most of the person's.
 
 TRUST is below 1, since the parabola is narrower than the search's errors on other people's faces. SPARSITY
 says that most movements are absent, which landmarks, unlike the networks, would not know.
@@ -21,7 +22,7 @@ says that most movements are absent, which landmarks, unlike the networks, would
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from genet_ext.landmark_model import COORDINATES, Floats
 from genet_ext.objective import prior_mean
 from genet_ext.parameters import EXPRESSION
 from genet_ext.result import FitResult
+from genet_ext.sequences import doubt
 from genet_ext.uncertainty import au_posterior_at, expand_objective
 
 # Chosen on renders and films of the validation split and on people of another face model.
@@ -40,7 +42,27 @@ TRUST = 0.4  # of the search's curvature
 SPARSITY = 0.75
 SETTLED = 1e-4  # of the unit of length or of a parameter's range: changes below end an iteration
 MOST_TURNS, MOST_SWEEPS = 20, 80
-FACES_AT_ONCE = 256  # a face takes 150 KB on the way
+FACES_AT_ONCE = 256  # a face takes 200 KB on the way
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A person's landmarks at rest, and how far pictures are to be compared with them.
+
+    Attributes:
+        displacement: u, [D], off those of the face model; NaN if no picture's landmarks tell anything.
+        misfit: of a usual picture of the person.
+        variance: of the landmarks of a usual picture from u, over their usual one: 2 if u is as noisy.
+    """
+
+    displacement: Floats
+    misfit: float
+    variance: float = 1.0
+
+    @property
+    def known(self) -> bool:
+        """Whether it tells anything."""
+        return bool(np.isfinite(self.displacement).all())
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,8 @@ class Evidence:
         slope: [T, P], at theta, times TRUST.
         displacement: [T, D], of the landmarks from the face model's at rest; NaN where they tell nothing.
         movements: [T, E, D], see :class:`genet_ext.landmark_model.LandmarkModel`.
-        precision: [D, D], of the landmarks.
+        precision: [D, D], of usual landmarks.
+        variance: [T], of each face's landmarks over that of usual ones.
     """
 
     theta: Floats
@@ -62,10 +85,11 @@ class Evidence:
     displacement: Floats
     movements: Floats
     precision: Floats
+    variance: Floats
 
 
-def evidence_of(faces: FitResult, landmark_variance: float = 1.0) -> Evidence:
-    """Of the fitted faces of one person; the landmarks' variance may be several times the usual one."""
+def evidence_of(faces: FitResult, variance: Floats) -> Evidence:
+    """Of the fitted faces [T] of one person, their landmarks of that variance [T], over the usual one."""
     models, settings = faces.models, faces.settings
     tensors = [torch.from_numpy(x).to(models.device) for x in (faces.theta, faces.features, faces.regressed)]
     theta, features, regressed = tensors
@@ -79,43 +103,37 @@ def evidence_of(faces: FitResult, landmark_variance: float = 1.0) -> Evidence:
     displacement = models.landmark_model.displacement(faces.landmarks, faces.theta)
     movements = models.landmark_model.movements(faces.theta)
     movements[~np.isfinite(displacement).all(1)] = 0  # all landmarks on one spot, as of no face
-    precision = models.landmark_model.precision / landmark_variance
-    return Evidence(faces.theta.astype(np.float64), curvature, slope, displacement, movements, precision)
+    theta64, precision = faces.theta.astype(np.float64), models.landmark_model.precision
+    return Evidence(theta64, curvature, slope, displacement, movements, precision, variance)
 
 
-def face_at_rest(faces: FitResult) -> Floats:
-    """u [D]: where a person's landmarks are at rest, off the face model's, as all of its fitted faces say.
-
-    NaN if no face's landmarks tell anything.
-    """
-    evidence = evidence_of(faces)
+def face_at_rest(faces: FitResult) -> Rest:
+    """Where the landmarks of a person are at rest, as all of its fitted faces say."""
+    rest = Rest(np.full(COORDINATES, np.nan), float(np.median(faces.misfit)))
+    evidence = evidence_of(faces, doubt(faces.misfit))
     telling = np.isfinite(evidence.displacement).all(1)
     if not telling.any():
-        return np.full(COORDINATES, np.nan)
+        return rest
     at = faces.models.space.indices(EXPRESSION)
-    expression, rest = evidence.theta[:, at], np.zeros(COORDINATES)
+    expression, displacement = evidence.theta[:, at], np.zeros(COORDINATES)
     for _ in range(MOST_TURNS):
         moved = (expression[:, None] @ evidence.movements)[:, 0]
-        before, rest = rest, np.median((evidence.displacement - moved)[telling], axis=0)
-        if np.abs(rest - before).max() < SETTLED:
+        before = displacement
+        displacement = np.median((evidence.displacement - moved)[telling], axis=0)
+        if np.abs(displacement - before).max() < SETTLED:
             break
-        expression = _most_probable(evidence, at, rest, expression)[0]
-    return rest
+        expression = _most_probable(evidence, at, displacement, expression)[0]
+    return replace(rest, displacement=displacement)
 
 
-def rest_of(face: FitResult) -> Floats:
-    """u [D] of one fitted face that is known to be at rest; NaN if its landmarks tell nothing."""
-    rest: Floats = face.models.landmark_model.displacement(face.landmarks, face.theta)[0]
-    return rest
+def rest_of(face: FitResult) -> Rest:
+    """Where the landmarks of a person are at rest, as one fitted face says that is known to be."""
+    displacement = face.models.landmark_model.displacement(face.landmarks, face.theta)[0]
+    return Rest(displacement, float(face.misfit[0]), variance=2.0)
 
 
-def read_movement(faces: FitResult, rest: Floats, landmark_variance: float = 1.0) -> tuple[Floats, Floats]:
+def read_movement(faces: FitResult, rest: Rest) -> tuple[Floats, Floats]:
     """Parameters and AUs of the fitted faces of a person whose landmarks at rest are known.
-
-    Args:
-        faces: T faces.
-        rest: [D], see :func:`face_at_rest` and :func:`rest_of`.
-        landmark_variance: times the usual one: 2 where `rest` comes from a single picture.
 
     Returns:
         theta float32 [T, P] and posterior [T, A, 2] as :func:`genet_ext.uncertainty.au_posterior`.
@@ -123,13 +141,16 @@ def read_movement(faces: FitResult, rest: Floats, landmark_variance: float = 1.0
     at = faces.models.space.indices(EXPRESSION)
     parts = []
     for start in range(0, len(faces), FACES_AT_ONCE):
-        evidence = evidence_of(faces[start : start + FACES_AT_ONCE], landmark_variance)
+        some = faces[start : start + FACES_AT_ONCE]
+        evidence = evidence_of(some, rest.variance * doubt(some.misfit, rest.misfit))
         theta, curvature = evidence.theta.copy(), evidence.curvature.copy()
-        theta[:, at], seen = _most_probable(evidence, at, rest, theta[:, at])
+        theta[:, at], seen = _most_probable(evidence, at, rest.displacement, theta[:, at])
         curvature[:, at, at] += seen
         slope = evidence.slope + (evidence.curvature @ (theta - evidence.theta)[..., None])[..., 0]
-        left = np.nan_to_num(evidence.displacement - rest) - (theta[:, None, at] @ evidence.movements)[:, 0]
-        slope[:, at] += SPARSITY - (evidence.movements @ (left @ evidence.precision)[..., None])[..., 0]
+        moved = (theta[:, None, at] @ evidence.movements)[:, 0]
+        left = np.nan_to_num(evidence.displacement - rest.displacement) - moved
+        pull = (evidence.movements @ evidence.precision @ left[..., None])[..., 0]
+        slope[:, at] += SPARSITY - pull / evidence.variance[:, None]
         posterior = au_posterior_at(faces.models, load_action_units(), theta, curvature, slope)
         parts.append((theta.astype(np.float32), posterior))
     thetas, posteriors = zip(*parts, strict=True)
@@ -137,8 +158,8 @@ def read_movement(faces: FitResult, rest: Floats, landmark_variance: float = 1.0
 
 
 def _most_probable(evidence: Evidence, at: slice, rest: Floats, start: Floats) -> tuple[Floats, Floats]:
-    """Expressions [T, E] with `rest` known, and the landmarks' curvature [T, E, E]."""
-    weighted = evidence.movements @ evidence.precision
+    """Expressions [T, E] where u [D] is known, and the landmarks' curvature [T, E, E]."""
+    weighted = evidence.movements @ evidence.precision / evidence.variance[:, None, None]
     seen = weighted @ evidence.movements.mT
     own = evidence.curvature[:, at, at]
     pull = (weighted @ np.nan_to_num(evidence.displacement - rest)[..., None])[..., 0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genet_ext.action_units import load_action_units
 from genet_ext.assembly import search_again
-from genet_ext.known_face import face_at_rest, read_movement, rest_of
+from genet_ext.known_face import Rest, face_at_rest, read_movement, rest_of
 from genet_ext.parameters import IDENTITY
 from genet_ext.resting import resting_aus
 from genet_ext.result import FitResult, concatenate
@@ -60,7 +60,7 @@ def _one_person(faces: FitResult, neutral: FitResult | None, uncertainty: bool) 
         known = concatenate([known, neutral])
     if len(known) > 1:
         rest = face_at_rest(spread_evenly(known))
-        faces = _with_rest(faces, rest, uncertainty=uncertainty)
+        faces = _with_rest(faces, rest, uncertainty)
         if neutral is not None:
             neutral = _with_rest(neutral, rest, uncertainty=False)
     return _above(faces, resting_face(faces) if neutral is None else neutral.aus.to_numpy()[0])
@@ -82,8 +82,8 @@ def subtract_neutral(
     def subtract(faces: FitResult, label: Any) -> FitResult:
         still = neutral[label]
         rest = rest_of(still)
-        faces = _with_rest(faces, rest, 2.0, uncertainty)
-        return _above(faces, _with_rest(still, rest, 2.0, uncertainty=False).aus.to_numpy()[0])
+        faces = _with_rest(faces, rest, uncertainty)
+        return _above(faces, _with_rest(still, rest, uncertainty=False).aus.to_numpy()[0])
 
     return _each_person(result, labels, subtract)
 
@@ -139,15 +139,13 @@ def _with_identity(faces: FitResult, identity: Tensor, uncertainty: bool) -> Fit
     return search_again(faces, lower, upper, uncertainty)
 
 
-def _with_rest(
-    faces: FitResult, rest: Floats, landmark_variance: float = 1.0, uncertainty: bool = True
-) -> FitResult:
-    """The same faces moved by what their landmarks say where those at `rest` [D] are known."""
+def _with_rest(faces: FitResult, rest: Rest, uncertainty: bool) -> FitResult:
+    """The same faces moved by what their landmarks say, where those at rest are known."""
     fitted = np.flatnonzero(faces.fitted)
-    if not len(fitted) or not np.isfinite(rest).all():
+    if not (len(fitted) and rest.known):
         return faces
     theta, posterior = faces.theta.copy(), faces.posterior.copy()
-    theta[fitted], believed = read_movement(faces[fitted], rest, landmark_variance)
+    theta[fitted], believed = read_movement(faces[fitted], rest)
     if uncertainty:
         posterior[fitted] = believed
     return replace(_moved(faces, theta), posterior=posterior)

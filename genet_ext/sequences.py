@@ -100,9 +100,14 @@ def _marginal(precision: Tensor, kept: slice) -> Tensor:
     return left
 
 
-def doubt(misfit: Floats) -> Floats:
-    """How many times the usual variance each fit of a person has: 1, or more if it is worse than usual."""
-    usual = np.median(misfit)
+def doubt(misfit: Floats, usual: float | None = None) -> Floats:
+    """How many times the usual variance each fit of a person has: 1, or more if it is worse than usual.
+
+    Args:
+        misfit: [T].
+        usual: of a usual fit; the median if not given.
+    """
+    usual = float(np.median(misfit)) if usual is None else usual
     times: Floats = np.maximum(1.0, misfit / usual) if usual > 0 else np.ones(len(misfit))
     return times
 

@@ -149,7 +149,7 @@ def test_movement_is_read_that_the_search_did_not_see(faces):
 def test_a_neutral_picture_tells_as_much(faces):
     result, truth = faces
     still = int(np.flatnonzero(truth[:, AT].max(1) == 0)[0])
-    theta, _ = read_movement(result, rest_of(result[[still]]), landmark_variance=2.0)
+    theta, _ = read_movement(result, rest_of(result[[still]]))
     assert np.corrcoef(theta[:, AT].ravel(), truth[:, AT].ravel())[0, 1] > 0.9
 
 
@@ -158,11 +158,11 @@ def test_what_minimises_the_objective_is_found(faces):
     result, _ = faces
     rest = face_at_rest(result)
     theta, _ = read_movement(result, rest)
-    evidence = evidence_of(result)
+    evidence = evidence_of(result, np.ones(PICTURES))
 
     def objective(x):
         off = x - evidence.theta
-        left = evidence.displacement - rest - (x[:, None, AT] @ evidence.movements)[:, 0]
+        left = evidence.displacement - rest.displacement - (x[:, None, AT] @ evidence.movements)[:, 0]
         search = (evidence.slope * off).sum(1) + 0.5 * (off[:, None] @ evidence.curvature @ off[..., None])[
             :, 0, 0
         ]
@@ -180,7 +180,7 @@ def test_what_minimises_the_objective_is_found(faces):
 def test_landmarks_make_surer(faces):
     result, _ = faces
     _, sure = read_movement(result, face_at_rest(result))
-    _, unsure = read_movement(result, face_at_rest(result), landmark_variance=1e6)
+    _, unsure = read_movement(result, replace(face_at_rest(result), variance=1e6))
     expressed = load_action_units().expressible
     assert (sure[:, expressed, 1] < 0.7 * unsure[:, expressed, 1]).all()
     assert np.isnan(sure[:, ~expressed]).all()
@@ -197,20 +197,32 @@ def test_rows_are_read_each_for_itself(faces, monkeypatch):
     assert np.array_equal(alone[0], theta[7])
 
 
+def test_landmarks_of_a_spoilt_picture_count_less(faces):
+    result, truth = faces
+    moving = int(truth[:, AT].sum(1).argmax())
+    result = replace(result, misfit=np.ones(PICTURES))
+    misfit = np.where(np.arange(PICTURES) == moving, 1e6, 1.0)
+    trusted, doubted = (
+        read_movement(x, face_at_rest(x))[0][moving, AT].sum()
+        for x in (result, replace(result, misfit=misfit))
+    )
+    assert doubted < 0.1 * trusted
+
+
 def test_landmarks_on_one_spot_tell_nothing(faces):
     result, _ = faces
     landmarks = result.landmarks.copy()
     landmarks[4] = 60.0
     spoilt = replace(result, landmarks=landmarks)
     rest = face_at_rest(spoilt)
-    assert np.isfinite(rest).all()
+    assert rest.known
     theta, posterior = read_movement(spoilt, rest)
     assert np.isfinite(theta).all()
     assert np.isfinite(posterior[:, load_action_units().expressible]).all()
-    unseen, _ = read_movement(spoilt[[4]], rest, landmark_variance=1e12)
+    unseen, _ = read_movement(spoilt[[4]], replace(rest, variance=1e12))
     assert np.allclose(theta[4], unseen[0], atol=1e-4)
     nobody = replace(result, landmarks=np.full_like(landmarks, 60.0))
-    assert np.isnan(face_at_rest(nobody)).all()
+    assert not face_at_rest(nobody).known
     assert np.array_equal(
         share_identity(nobody, [0] * PICTURES).theta, share_head(nobody, [0] * PICTURES).theta
     )
