@@ -45,7 +45,7 @@ SUBTRACTED, NEUTRAL, THOSE = (
     "neutral picture",
     "those pictures for themselves",
 )
-FIGURES = ("within_person_r", "r", "icc", "mae", "false_any_au", "false_worst_au")
+FIGURES = ("within_person_r", "rising_steps", "r", "icc", "mae", "false_any_au", "false_worst_au")
 COVERED = ("all", "present", "estimate 0.15-0.3", "estimate 0.3-0.6", "estimate 0.6-1")
 
 
@@ -117,19 +117,15 @@ def _above_resting_face(faces: FitResult) -> FitResult:
 def judge(test: TestSet, read: Read) -> dict[str, Any]:
     """Figures of merit of one way."""
     aus, truth = read.result.aus.to_numpy(), test.aus[read.rows]
-    table = metrics.au_table(test.names, truth, aus)
-    by_person = {
-        name: metrics.within_person(truth[:, j], aus[:, j], test.person[read.rows])
-        for j, name in enumerate(test.names)
-    }
+    table, by_person = metrics.au_table(test.names, truth, aus), test.by_person(aus, read.rows)
     posterior = read.result.posterior.copy()
     posterior[..., 0] -= read.result.baseline
-    within = [value for value in by_person.values() if np.isfinite(value)]
     return {
         **metrics.summary(test.names, truth, aus),
-        "within_person_r": float(np.mean(within)) if within else float("nan"),
+        "within_person_r": metrics.mean_of(by_person, "within_person_r"),
+        "rising_steps": metrics.mean_of(by_person, "rising_steps"),
         "coverage": covered(truth, posterior),
-        "per_au": {name: table[name] | {"within_person_r": by_person[name]} for name in table},
+        "per_au": {name: table[name] | by_person[name] for name in table},
     }
 
 

@@ -72,7 +72,9 @@ class TestSet:
         """[N], whether no AU is above 0."""
         return ~(np.nan_to_num(self.aus) > 0).any(1)
 
-    def by_person(self, read: Array, rows: slice | npt.NDArray[np.bool_]) -> dict[str, dict[str, float]]:
+    def by_person(
+        self, read: Array, rows: slice | npt.NDArray[np.bool_ | np.int64]
+    ) -> dict[str, dict[str, float]]:
         """Figures of each AU, ``read`` [n, A] of some ``rows``, that compare pictures of one person."""
         aus, person, ramp, level = self.aus[rows], self.person[rows], self.ramp[rows], self.level[rows]
         out = {}
