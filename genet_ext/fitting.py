@@ -117,8 +117,8 @@ def fit(
     if identity not in ("free", "shared"):
         raise ValueError(f"identity: expected 'free' or 'shared', got {identity!r}")
     check_smoothing(smoothing)
-    if isinstance(subject, str):
-        raise ValueError(f"subject: expected one label per image, got {subject!r}")
+    if subject is not None:
+        _check_subject(subject, iter_sources(imgs)[1])
     options = {
         "objective": objective,
         "iterations": iterations,
@@ -324,12 +324,18 @@ def fit_neutral(neutral: Any, subjects: Iterable[Any], **options: Any) -> dict[A
 
 def _labels(result: FitResult, subject: Sequence[Any] | None) -> list[Any]:
     """The subject of each face; None for all of them if none were given."""
-    images = int(result.image.max()) + 1
     if subject is None:
         return [None] * len(result)
-    if len(subject) != images:
-        raise ValueError(f"subject: expected one label per image ({images}), got {len(subject)}")
+    _check_subject(subject, int(result.image.max()) + 1)
     return [subject[i] for i in result.image]
+
+
+def _check_subject(subject: Sequence[Any], images: int | None) -> None:
+    """ValueError unless there is a label for each image, as far as their number is known."""
+    if isinstance(subject, str) or (images is not None and len(subject) != images):
+        got = repr(subject) if isinstance(subject, str) else str(len(subject))
+        of_how_many = "" if images is None else f" ({images})"
+        raise ValueError(f"subject: expected one label per image{of_how_many}, got {got}")
 
 
 def _warn_of_failures(result: FitResult) -> None:

@@ -195,7 +195,7 @@ def test_not_finite_features_fail_that_face_only(photo, models, quick):
         ({"identity": "fixed"}, ValueError, "identity: expected 'free' or 'shared', got 'fixed'"),
         ({"iteration": 3}, TypeError, "unknown argument 'iteration'; search settings are .*iterations"),
         ({"subject": ["a", "b"]}, ValueError, r"subject: expected one label per image \(1\), got 2"),
-        ({"subject": "a"}, ValueError, r"subject: expected one label per image, got 'a'"),
+        ({"subject": "a"}, ValueError, r"subject: expected one label per image \(1\), got 'a'"),
         ({"boxes": np.zeros((2, 3))}, ValueError, r"boxes: expected \[N, 4\]"),
         (
             {"boxes": [[BOX, BOX]], "landmarks": np.zeros((1, 68, 2))},
@@ -394,6 +394,14 @@ def test_two_faces_in_every_frame_keep_their_identities(photo, quick):
     assert (identity[0::2] == identity[0]).all()
     assert (identity[1::2] == identity[1]).all()
     assert not np.array_equal(identity[0], identity[1])
+
+
+def test_missing_subjects_are_told_before_the_work(photo, quick, monkeypatch):
+    with pytest.raises(ValueError, match=r"subject: expected one label per image \(2\), got 1"):
+        fit(iter([photo, photo]), boxes=iter([BOX, BOX]), subject=["a"], **quick)
+    monkeypatch.setattr(fitting, "fit_faces", None)
+    with pytest.raises(ValueError, match=r"subject: expected one label per image \(2\), got 1"):
+        fit([photo, photo], boxes=[BOX, BOX], subject=["a"], **quick)
 
 
 def test_neutral_without_a_face_is_an_error(photo, quick):
