@@ -57,7 +57,7 @@ DISPLAY_SIZE = 256  # px, side of the crop kept for plots
 PIXELS_PER_SAMPLE = 1.4  # image px that a crop pixel may stand for, each way; more alias
 
 
-# --- where crops lie -------------------------------------------------------------------------------------
+# --- where crops lie ------------------------------------------------------------------------------------
 
 
 def align_to_template(landmarks: npt.ArrayLike) -> FloatArray:

@@ -23,6 +23,7 @@ says that most movements are absent, which landmarks, unlike the networks, would
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,11 +31,12 @@ from torch import Tensor
 
 from genet_ext.action_units import load_action_units
 from genet_ext.batching import in_chunks
-from genet_ext.landmark_model import COORDINATES, Floats
+from genet_ext.landmark_model import COORDINATES
 from genet_ext.objective import prior_mean
 from genet_ext.parameters import EXPRESSION
 from genet_ext.result import FitResult
 from genet_ext.sequences import doubt
+from genet_ext.similarity import FloatArray
 from genet_ext.uncertainty import au_posterior_at, expand_objective
 
 # Chosen on renders and films of the validation split and on people of another face model.
@@ -55,7 +57,7 @@ class Rest:
         variance: of the landmarks of a usual picture from u, over their usual one: 2 if u is as noisy.
     """
 
-    displacement: Floats
+    displacement: FloatArray
     misfit: float
     variance: float = 1.0
 
@@ -79,16 +81,26 @@ class Evidence:
         variance: [T], of each face's landmarks over that of usual ones.
     """
 
-    theta: Floats
-    curvature: Floats
-    slope: Floats
-    displacement: Floats
-    movements: Floats
-    precision: Floats
-    variance: Floats
+    theta: FloatArray
+    curvature: FloatArray
+    slope: FloatArray
+    displacement: FloatArray
+    movements: FloatArray
+    precision: FloatArray
+    variance: FloatArray
+
+    @cached_property
+    def weighted(self) -> FloatArray:
+        """[T, E, D]: the movements, by how sure the landmarks are."""
+        return self.movements @ self.precision / self.variance[:, None, None]
+
+    @cached_property
+    def seen(self) -> FloatArray:
+        """[T, E, E]: the landmarks' curvature."""
+        return self.weighted @ self.movements.mT
 
 
-def evidence_of(faces: FitResult, variance: Floats) -> Evidence:
+def evidence_of(faces: FitResult, variance: FloatArray) -> Evidence:
     """Of the fitted faces [T] of one person, their landmarks of that variance [T], over the usual one."""
     models, settings = faces.models, faces.settings
     tensors = [torch.from_numpy(x).to(models.device) for x in (faces.theta, faces.features, faces.regressed)]
@@ -122,7 +134,7 @@ def face_at_rest(faces: FitResult) -> Rest:
         displacement = np.median((evidence.displacement - moved)[telling], axis=0)
         if np.abs(displacement - before).max() < SETTLED:
             break
-        expression = _most_probable(evidence, at, displacement, expression)[0]
+        expression = _most_probable(evidence, at, displacement, expression)
     return replace(rest, displacement=displacement)
 
 
@@ -132,7 +144,7 @@ def rest_of(face: FitResult) -> Rest:
     return Rest(displacement, float(face.misfit[0]), variance=2.0)
 
 
-def read_movement(faces: FitResult, rest: Rest) -> tuple[Floats, Floats]:
+def read_movement(faces: FitResult, rest: Rest) -> tuple[FloatArray, FloatArray]:
     """Parameters and AUs of the fitted faces of a person whose landmarks at rest are known.
 
     Returns:
@@ -144,30 +156,27 @@ def read_movement(faces: FitResult, rest: Rest) -> tuple[Floats, Floats]:
         some = faces[start : start + FACES_AT_ONCE]
         evidence = evidence_of(some, rest.variance * doubt(some.misfit, rest.misfit))
         theta, curvature = evidence.theta.copy(), evidence.curvature.copy()
-        theta[:, at], seen = _most_probable(evidence, at, rest.displacement, theta[:, at])
-        curvature[:, at, at] += seen
+        theta[:, at] = _most_probable(evidence, at, rest.displacement, theta[:, at])
+        curvature[:, at, at] += evidence.seen
         slope = evidence.slope + (evidence.curvature @ (theta - evidence.theta)[..., None])[..., 0]
         moved = (theta[:, None, at] @ evidence.movements)[:, 0]
         left = np.nan_to_num(evidence.displacement - rest.displacement) - moved
-        pull = (evidence.movements @ evidence.precision @ left[..., None])[..., 0]
-        slope[:, at] += SPARSITY - pull / evidence.variance[:, None]
+        slope[:, at] += SPARSITY - (evidence.weighted @ left[..., None])[..., 0]
         posterior = au_posterior_at(faces.models, load_action_units(), theta, curvature, slope)
         parts.append((theta.astype(np.float32), posterior))
     thetas, posteriors = zip(*parts, strict=True)
     return np.concatenate(thetas), np.concatenate(posteriors)
 
 
-def _most_probable(evidence: Evidence, at: slice, rest: Floats, start: Floats) -> tuple[Floats, Floats]:
-    """Expressions [T, E] where u [D] is known, and the landmarks' curvature [T, E, E]."""
-    weighted = evidence.movements @ evidence.precision / evidence.variance[:, None, None]
-    seen = weighted @ evidence.movements.mT
+def _most_probable(evidence: Evidence, at: slice, rest: FloatArray, start: FloatArray) -> FloatArray:
+    """Expressions [T, E] where u [D] is known."""
     own = evidence.curvature[:, at, at]
-    pull = (weighted @ np.nan_to_num(evidence.displacement - rest)[..., None])[..., 0]
+    pull = (evidence.weighted @ np.nan_to_num(evidence.displacement - rest)[..., None])[..., 0]
     pull += (own @ evidence.theta[:, at, None])[..., 0] - evidence.slope[:, at] - SPARSITY
-    return _minimum_within_bounds(own + seen, pull, start), seen
+    return _minimum_within_bounds(own + evidence.seen, pull, start)
 
 
-def _minimum_within_bounds(curvature: Floats, pull: Floats, start: Floats) -> Floats:
+def _minimum_within_bounds(curvature: FloatArray, pull: FloatArray, start: FloatArray) -> FloatArray:
     """The x [T, E] in [0, 1] at which x' curvature x / 2 - pull x is smallest, each row for itself.
 
     By coordinate descent, which for a convex parabola ends in its minimum.

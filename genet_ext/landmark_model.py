@@ -10,18 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from safetensors.numpy import load_file, save_file
 
 from genet_ext.parameters import IDENTITY, load_parameter_space
-from genet_ext.similarity import similarity_between, transform
+from genet_ext.similarity import FloatArray, similarity_between, transform
 
 # The bridge and foot of the nose and the corners of the eyes: what no expression moves far.
 STABLE = [27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45]
 READ = slice(17, 68)  # the jaw line slides over the cheek as the head turns
 COORDINATES = 2 * 51  # of the landmarks that are read
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,12 @@ class LandmarkModel:
             be, about each person's mean; D = 102 coordinates of the landmarks that are read.
     """
 
-    rest: Floats
-    identity: Floats
-    expression: Floats
-    precision: Floats
+    rest: FloatArray
+    identity: FloatArray
+    expression: FloatArray
+    precision: FloatArray
 
-    def displacement(self, landmarks: Floats, theta: Floats) -> Floats:
+    def displacement(self, landmarks: FloatArray, theta: FloatArray) -> FloatArray:
         """How far landmarks are from those of the face at rest, of this identity, at this pose: [N, D].
 
         Place, size and roll in the picture mean nothing: the landmarks are laid over the expected ones by
@@ -59,7 +56,7 @@ class LandmarkModel:
         laid = transform(similarity_between(landmarks[:, STABLE], expected[:, STABLE]), landmarks)
         return (laid - expected)[:, READ].reshape(len(theta), COORDINATES)
 
-    def movements(self, theta: Floats) -> Floats:
+    def movements(self, theta: FloatArray) -> FloatArray:
         """What each expression parameter does to landmarks at 1, at the poses of theta [N, P]: [N, E, D]."""
         moved = _seen(np.broadcast_to(self.expression, (len(theta), *self.expression.shape)), theta)
         return moved[:, :, READ].reshape(len(theta), -1, COORDINATES)
@@ -75,10 +72,10 @@ def load_landmark_model(path: Path) -> LandmarkModel:
     return LandmarkModel(**{name: array.astype(np.float64) for name, array in load_file(path).items()})
 
 
-def _seen(points: Floats, theta: Floats) -> Floats:
+def _seen(points: FloatArray, theta: FloatArray) -> FloatArray:
     """Points [N, K, 68, 3] of heads at the pitch and yaw of theta [N, P], from far away: [N, K, 68, 2]."""
     (cp, sp), (cy, sy) = ((np.cos(a), np.sin(a)) for a in theta[:, :2].astype(np.float64).T)
     # The rows of x and y of Ry(-yaw) Rx(-pitch), as in python/render/geometry.py; y is down in the picture.
     camera = np.array([[cy, sy * sp, -sy * cp], [np.zeros_like(cp), -cp, -sp]])  # [2, 3, N]
-    out: Floats = points @ camera.T[:, None]
+    out: FloatArray = points @ camera.T[:, None]
     return out

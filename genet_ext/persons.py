@@ -21,8 +21,7 @@ from genet_ext.parameters import IDENTITY
 from genet_ext.resting import resting_aus
 from genet_ext.result import FitResult, concatenate
 from genet_ext.sequences import common_identity, doubt, groups, smooth_parameters, spread_evenly
-
-Floats = npt.NDArray[np.float64]
+from genet_ext.similarity import FloatArray
 
 
 def share_identity(
@@ -63,7 +62,7 @@ def _one_person(faces: FitResult, neutral: FitResult | None, uncertainty: bool) 
         faces = _with_rest(faces, rest, uncertainty)
         if neutral is not None:
             neutral = _with_rest(neutral, rest, uncertainty=False)
-    return _above(faces, resting_face(faces) if neutral is None else neutral.aus.to_numpy()[0])
+    return _above(faces, _resting_face(faces) if neutral is None else neutral.aus.to_numpy()[0])
 
 
 def subtract_neutral(
@@ -116,6 +115,15 @@ def share_head(result: FitResult, labels: Sequence[Any], uncertainty: bool = Tru
     return _each_person(result, labels, share)
 
 
+def take_resting_aus_off(result: FitResult, labels: Sequence[Any]) -> FitResult:
+    """The last step of :func:`share_identity` alone: off comes what each subject's faces show at rest."""
+
+    def take_off(faces: FitResult, _: Any) -> FitResult:
+        return _above(faces, _resting_face(faces)) if faces.fitted.any() else faces
+
+    return _each_person(result, labels, take_off)
+
+
 def _each_person(
     result: FitResult, labels: Sequence[Any], change: Callable[[FitResult, Any], FitResult]
 ) -> FitResult:
@@ -161,13 +169,13 @@ def _moved(faces: FitResult, theta: npt.NDArray[np.float32]) -> FitResult:
     return replace(faces, theta=there.theta, **costs)
 
 
-def resting_face(faces: FitResult) -> Floats:
+def _resting_face(faces: FitResult) -> FloatArray:
     """AUs [A] that are read on the resting face of the one person that all faces are of."""
     some = spread_evenly(faces[faces.fitted])
     spread = faces.models.prior.rest_spread.double().cpu().numpy()
     return resting_aus(load_action_units().values(some.theta), doubt(some.misfit), spread)
 
 
-def _above(faces: FitResult, resting: Floats) -> FitResult:
+def _above(faces: FitResult, resting: FloatArray) -> FitResult:
     """The same faces with AUs [A] of the face at rest for a baseline."""
     return replace(faces, baseline=np.tile(np.nan_to_num(resting), (len(faces), 1)))

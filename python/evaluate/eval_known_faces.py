@@ -20,7 +20,6 @@ Writes known_faces.json and known_faces.md into --out:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ import numpy as np
 from genet_ext.action_units import load_action_units
 from genet_ext.fitting import fit
 from genet_ext.models import Models, load_models
-from genet_ext.persons import resting_face, share_head, share_identity, subtract_neutral
-from genet_ext.result import FitResult, concatenate
+from genet_ext.persons import share_head, share_identity, subtract_neutral, take_resting_aus_off
+from genet_ext.result import FitResult
 from genet_ext.sequences import groups
 from python.evaluate import metrics
 from python.evaluate.common import markdown_table, provenance, write_json
@@ -67,8 +66,7 @@ def ways_to_read(test: TestSet, alone: FitResult) -> dict[str, Read]:
     everything = np.arange(len(test))
     person = test.person.tolist()
     out = {ALONE: Read(everything, alone)}
-    head = share_head(alone, person)
-    out[BARE] = Read(everything, _of_each(head, person, _above_resting_face))
+    out[BARE] = Read(everything, take_resting_aus_off(share_head(alone, person), person))
     for count in AT_A_TIME:
         rows, labels = in_lots(test.person, count)
         out[f"shared, {count} pictures"] = Read(rows, share_identity(alone[rows], labels))
@@ -100,18 +98,6 @@ def in_lots(person: np.ndarray, count: int) -> tuple[np.ndarray, list[tuple[int,
 def at_rest(test: TestSet) -> list[int]:
     """Who has a neutral picture."""
     return sorted(set(test.person[test.neutral].tolist()))
-
-
-def _of_each(result: FitResult, labels: list[int], change: Callable[[FitResult], FitResult]) -> FitResult:
-    of_each = groups(labels)
-    changed = concatenate([change(result[rows]) for rows in of_each])
-    return changed[np.argsort(np.concatenate(of_each), kind="stable")]
-
-
-def _above_resting_face(faces: FitResult) -> FitResult:
-    if not faces.fitted.any():
-        return faces
-    return replace(faces, baseline=np.tile(resting_face(faces), (len(faces), 1)))
 
 
 def judge(test: TestSet, read: Read) -> dict[str, Any]:

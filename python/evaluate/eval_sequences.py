@@ -71,7 +71,6 @@ def tie(
     photos = {number: film.photo for number, film in enumerate(films)}
     device = result.models.device
     options = {"models": result.models, "boxes": PHOTO_BOX, "uncertainty": False}
-
     still = fit_neutral(photos, person, **options)
 
     def timed(tie: Callable[[], FitResult]) -> tuple[FitResult, float]:

@@ -225,7 +225,7 @@ class Renderer:
         rest = self.face.neutral[at] + np.tensordot(weights, self.face.landmark_deltas, 1)
         if sample.strangeness:
             sample.strangeness.bend(self._bent_at[at], rest, np.zeros_like(rest))
-        unit = float(np.linalg.norm(rest[45] - rest[36]))
+        unit = geometry.outer_eye_distance(rest)
         missing = unit * np.array(brows) - _brow_rest(rest)
         shift = np.linalg.solve(self._brow_effect, missing).clip(*_BROW_SHIFT)
         shapes[self._brow_movers] += shift.astype(np.float32)

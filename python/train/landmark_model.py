@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from genet_ext.fitting import fit
-from genet_ext.landmark_model import COORDINATES, Floats, LandmarkModel
+from genet_ext.landmark_model import COORDINATES, LandmarkModel
 from genet_ext.models import Models, load_models
 from genet_ext.parameters import EXPRESSION
 from genet_ext.persons import share_head
 from genet_ext.sequences import groups
+from genet_ext.similarity import FloatArray
 from python.evaluate.pictures import TestSet, load_test_set
 from python.render.assets import (
     N_IDENTITY,
@@ -75,7 +76,7 @@ def geometry(face: FaceModel) -> LandmarkModel:
     return LandmarkModel(*(part / outer_eye_distance(rest) for part in parts), np.eye(COORDINATES))
 
 
-def about_the_mean(off: Floats, person: np.ndarray) -> Floats:
+def about_the_mean(off: FloatArray, person: np.ndarray) -> FloatArray:
     """[N, D] less each person's mean, [N]."""
     out = off.copy()
     for rows in groups(person.tolist()):
@@ -83,11 +84,11 @@ def about_the_mean(off: Floats, person: np.ndarray) -> Floats:
     return out
 
 
-def precision(off: Floats) -> Floats:
+def precision(off: FloatArray) -> FloatArray:
     """Inverse covariance [D, D] of [N, D], with a floor."""
     covariance = np.cov(off.T)
     floor = FLOOR * covariance.trace() / len(covariance) * np.eye(len(covariance))
-    inverse: Floats = np.linalg.inv(covariance + floor)
+    inverse: FloatArray = np.linalg.inv(covariance + floor)
     return inverse
 
 
