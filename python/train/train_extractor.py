@@ -85,9 +85,13 @@ def build(space: ParameterSpace, renders: RenderDataset, start_from: Path | None
 def as_it_runs(weights: dict[str, Tensor]) -> Extractor:
     """The extractor of weights in training, on the CPU: without the dense head, its norms folded in.
 
-    (A run that started from such weights has no norms any more.)
+    How wide and deep it is, the weights say. (A run that started from such weights has no norms any more.)
     """
-    net = Extractor(load_parameter_space().size, fused="stem.norm.weight" not in weights)
+    stages = range(3)
+    a, b, c, d = (len(weights[f"{x}.conv.weight"]) for x in ("stem", *(f"down.{i}" for i in stages)))
+    m, n, o = (len({k.split(".")[2] for k in weights if k.startswith(f"blocks.{i}.")}) for i in stages)
+    fused = "stem.norm.weight" not in weights
+    net = Extractor(len(weights["parameters_head.bias"]), 0, (a, b, c, d), (m, n, o), fused)
     net.load_state_dict({key: value for key, value in weights.items() if not key.startswith("dense.")})
     net.eval()
     net.fuse()

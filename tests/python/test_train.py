@@ -17,6 +17,7 @@ from made_up_renders import save_renders
 from safetensors.torch import save_file
 
 from genet_ext.extractors import Extractor
+from genet_ext.faces import both_ways, mirrored_points
 from genet_ext.landmark_model import COORDINATES
 from genet_ext.models import REST_SPREAD, SD_LEVELS, load_models, random_models, read_weights
 from genet_ext.parameters import load_parameter_space
@@ -31,8 +32,9 @@ from python.train.average_weights import BATCH, SEED, averaged, fit_landmark_hea
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, export, one_cycle
 from python.train.crops import Photographer, ahead, load_renders
+from python.train.distill_extractor import LOOKED_AT, Views, drawn, taught
 from python.train.landmark_model import NAME, about_the_mean, geometry, measured, precision
-from python.train.train_extractor import JITTERS
+from python.train.train_extractor import JITTERS, as_it_runs
 
 COUNT = 12
 
@@ -83,6 +85,83 @@ def test_scripts_train_resume_and_export(renders, tmp_path):
     assert sorted(file.name for file in tmp_path.glob("*average-*")) == [
         "extractor.average-2.safetensors", "extractor.average-4.safetensors",
     ]  # fmt: skip
+
+
+def test_an_extractor_learns_from_others(renders, tmp_path):
+    teachers = []
+    for share, width in (("0.75", 4), ("0.25", 6)):
+        path = tmp_path / f"{width}.safetensors"
+        export(small_extractor(width).state_dict(), path)
+        teachers += ["--teacher", share, path]
+    common = ["--data", renders, renders, "--out", tmp_path, "--config", CONFIGS / "tiny.toml"]
+    common += ["--start-from", tmp_path / "4.safetensors", "--device", "cpu"]
+    run("distill_extractor", *common, *teachers)
+    assert "resumed from step 2 of 2" in run("distill_extractor", *common, *teachers)
+    before, after = (read_weights(tmp_path / f"{name}.safetensors") for name in ("4", "extractor"))
+    assert before.keys() == after.keys()
+    assert torch.equal(after["stem.conv.weight"], before["stem.conv.weight"])
+    assert not torch.equal(after["hidden.weight"], before["hidden.weight"])
+    with pytest.raises(AssertionError, match="expected views made of"):
+        run("distill_extractor", *common, *teachers, "--seed", "1")
+    with pytest.raises(AssertionError, match=r"shares that sum to 1, got \[0.75\]"):
+        run("distill_extractor", *common, *teachers[:3])
+
+
+def small_extractor(width):
+    torch.manual_seed(width)
+    net = Extractor(load_parameter_space().size, widths=(width, 5, 6, 7), blocks=(1, 2, 1), fused=False)
+    net.eval()
+    net.fuse()
+    return net
+
+
+def test_what_is_taught_is_the_teachers_mean_of_both_ways(renders, tmp_path):
+    photographers = [Photographer(load_renders(renders), "cpu", seed) for seed in (1, 2)]
+    nets = [small_extractor(width) for width in (4, 6)]
+    views = taught(photographers, [(0.75, nets[0]), (0.25, nets[1])], LOOKED_AT + 3, tmp_path)
+    assert len(views.pixels) == LOOKED_AT + 3
+    second = photographers[1].photographs(3, JITTERS, 1)  # the first of the second folder
+    torch.testing.assert_close(views.pixels[-3:].float() / 255, second["pixels"])
+    assert torch.equal(views.landmarks[-3:], second["landmarks"])
+    with torch.no_grad():
+        said = [
+            both_ways(net(second["pixels"]).parameters, net(second["pixels"].flip(3)).parameters)
+            for net in nets
+        ]
+    torch.testing.assert_close(views.parameters[-3:], 0.75 * said[0] + 0.25 * said[1])
+    again = taught(photographers, [], LOOKED_AT + 3, tmp_path)  # read from the files
+    assert all(map(torch.equal, again, views))
+
+
+def test_a_mirrored_view_is_taught_as_the_mirror_image(tmp_path):
+    """A pupil that says of mirror images what the teachers say of faces in mirrors has nothing to learn."""
+    space, rng = load_parameter_space(), torch.Generator().manual_seed(0)
+    views = Views(
+        torch.randint(256, (1, 3, 8, 8), generator=rng, dtype=torch.uint8),
+        torch.rand(1, space.size, generator=rng),
+        torch.rand(1, 68, 2, generator=rng) * 127,
+    )
+    config = {"steps": 1, "lr": 0.1, "weight_decay": 0.0}
+    trainer = Trainer(torch.nn.Linear(1, 1), tmp_path, "mirrors", config, seed=0)
+    seen = drawn(views, 64, trainer)
+    turned = (seen.pixels != views.pixels).flatten(1).any(1)
+    assert 16 < int(turned.sum()) < 48
+    assert torch.equal(seen.pixels[turned][0], views.pixels[0].flip(2))
+    torch.testing.assert_close(seen.parameters[turned][0], space.mirrored(views.parameters[0]))
+    torch.testing.assert_close(seen.landmarks[turned][0], mirrored_points(views.landmarks)[0])
+    assert torch.equal(seen.parameters[~turned][0], views.parameters[0])
+
+
+@pytest.mark.parametrize(
+    ("widths", "blocks", "fused"), [((4, 5, 6, 7), (1, 2, 3), True), ((3, 3, 4, 4), (2, 1, 1), False)]
+)
+def test_an_extractors_size_is_seen_in_its_weights(widths, blocks, fused):
+    torch.manual_seed(0)
+    net = Extractor(9, dense=5, widths=widths, blocks=blocks, fused=fused).eval()
+    found = as_it_runs(net.state_dict())
+    pixels = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(found(pixels), net(pixels))
 
 
 def test_frozen_parts_stay_as_they_were(renders, tmp_path):
