@@ -9,8 +9,8 @@ r"""Teach one extractor what several say together.
 Networks that learnt from different renders err in part independently: their mean reads more than each of
 them, above all on faces unlike the renders, but costs the sum of them. What the mean says of a picture and of
 its mirror image is a better answer to learn from than the labels, which hold what no picture shows, so that
-few views suffice (Hinton et al. 2015, Distilling the knowledge in a neural network). Landmarks are learnt
-from the labels: those are exact.
+few views suffice (Hinton et al. 2015, Distilling the knowledge in a neural network). A share of the labels
+keeps the student from reading too little; landmarks are learnt from the labels alone, which are exact there.
 
 First the teachers look at the views, once, then the student learns from those and their mirror images. Both
 parts go on where they were when started again with the same --out.
@@ -49,8 +49,9 @@ class Views(NamedTuple):
     """V photographs and what is to be said of them."""
 
     pixels: Tensor  # uint8 [V, 3, 128, 128]
-    parameters: Tensor  # [V, P], the teachers'
-    landmarks: Tensor  # [V, 68, 2] px, the truth
+    taught: Tensor  # [V, P], the teachers' parameters
+    true: Tensor  # [V, P], the render's
+    landmarks: Tensor  # [V, 68, 2] px, the render's
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def main() -> None:
     made_of = f"seed {arguments.seed}, data {[folder.name for folder in arguments.data]}, teachers " + str(
         [(share, digest) for (share, _), digest in zip(teachers, digests, strict=True)]
     )
-    views = taught(photographers, teachers, config["views"], arguments.out / "views", made_of)
+    views = look_at_views(photographers, teachers, config["views"], arguments.out / "views", made_of)
     weights = parameter_weights(photographers[0].renders, load_parameter_space(), config["group_weights"])
     student = as_it_runs(read_weights(arguments.start_from))
     student = student.to(arguments.device, memory_format=torch.channels_last)
@@ -105,7 +106,7 @@ def learn(
         student.get_submodule(part).requires_grad_(False)
     trainer = Trainer(student, out, "extractor", config, seed)
     while not trainer.done:
-        losses = losses_of(student, drawn(views, config["batch"], trainer), weights)
+        losses = losses_of(student, drawn(views, config["batch"], trainer), weights, config["label_share"])
         trainer.update(losses["loss"])
         if trainer.step % config["log_every"] == 0:
             trainer.log(**losses)
@@ -118,7 +119,7 @@ def learn(
 
 
 @torch.no_grad()
-def taught(
+def look_at_views(
     photographers: Sequence[Photographer],
     teachers: Sequence[tuple[float, Extractor]],
     views: int,
@@ -161,11 +162,11 @@ def _looked_at(
     number = at // LOOKED_AT
     batch = photographers[number % len(photographers)].photographs(count, JITTERS, number)
     pixels, mirrored = batch["pixels"], batch["pixels"].flip(3)
-    parameters = torch.zeros_like(batch["theta"])
+    taught = torch.zeros_like(batch["theta"])
     for share, net in teachers:
-        parameters += share * both_ways(net(pixels).parameters, net(mirrored).parameters)
+        taught += share * both_ways(net(pixels).parameters, net(mirrored).parameters)
     whole = (pixels * 255).round().to(torch.uint8).contiguous()
-    return Views(whole.cpu(), parameters.cpu(), batch["landmarks"].cpu())
+    return Views(whole.cpu(), taught.cpu(), batch["theta"].cpu(), batch["landmarks"].cpu())
 
 
 def drawn(views: Views, batch: int, trainer: Trainer) -> Views:
@@ -173,8 +174,9 @@ def drawn(views: Views, batch: int, trainer: Trainer) -> Views:
     rng = torch.Generator().manual_seed(trainer.seed * 1_000_003 + trainer.step)
     rows = torch.randint(len(views.pixels), (batch,), generator=rng)
     seen = Views(*(column[rows] for column in views))
+    mirrored = load_parameter_space().mirrored
     turned = Views(
-        seen.pixels.flip(3), load_parameter_space().mirrored(seen.parameters), mirrored_points(seen.landmarks)
+        seen.pixels.flip(3), mirrored(seen.taught), mirrored(seen.true), mirrored_points(seen.landmarks)
     )
     turn = torch.rand(batch, generator=rng) < 0.5
     device = next(trainer.network.parameters()).device
@@ -185,11 +187,12 @@ def drawn(views: Views, batch: int, trainer: Trainer) -> Views:
     return Views(*chosen)
 
 
-def losses_of(student: Extractor, views: Views, weights: Tensor) -> dict[str, Tensor]:
+def losses_of(student: Extractor, views: Views, weights: Tensor, label_share: float) -> dict[str, Tensor]:
     """The total loss of one batch and its parts."""
     pixels = views.pixels.contiguous(memory_format=torch.channels_last).float() / 255
     said = student(pixels)
-    parameters = (weights * (said.parameters - views.parameters).square()).sum(1).mean()
+    wanted = views.taught.lerp(views.true, label_share)
+    parameters = (weights * (said.parameters - wanted).square()).sum(1).mean()
     landmarks_px = (said.landmarks - views.landmarks).abs().mean()
     return {
         "loss": TAUGHT * parameters + landmarks_px / POINT_TOLERANCE,

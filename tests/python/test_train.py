@@ -32,7 +32,7 @@ from python.train.average_weights import BATCH, SEED, averaged, fit_landmark_hea
 from python.train.calibrate import LEAST_REST, MOST_REST, level_rows, rest_spread, stretches
 from python.train.common import CONFIGS, Trainer, export, one_cycle
 from python.train.crops import Photographer, ahead, load_renders
-from python.train.distill_extractor import LOOKED_AT, Views, drawn, taught
+from python.train.distill_extractor import LOOKED_AT, Views, drawn, look_at_views
 from python.train.landmark_model import NAME, about_the_mean, geometry, measured, precision
 from python.train.train_extractor import JITTERS, as_it_runs
 
@@ -118,7 +118,7 @@ def small_extractor(width):
 def test_what_is_taught_is_the_teachers_mean_of_both_ways(renders, tmp_path):
     photographers = [Photographer(load_renders(renders), "cpu", seed) for seed in (1, 2)]
     nets = [small_extractor(width) for width in (4, 6)]
-    views = taught(photographers, [(0.75, nets[0]), (0.25, nets[1])], LOOKED_AT + 3, tmp_path)
+    views = look_at_views(photographers, [(0.75, nets[0]), (0.25, nets[1])], LOOKED_AT + 3, tmp_path)
     assert len(views.pixels) == LOOKED_AT + 3
     second = photographers[1].photographs(3, JITTERS, 1)  # the first of the second folder
     torch.testing.assert_close(views.pixels[-3:].float() / 255, second["pixels"])
@@ -128,8 +128,9 @@ def test_what_is_taught_is_the_teachers_mean_of_both_ways(renders, tmp_path):
             both_ways(net(second["pixels"]).parameters, net(second["pixels"].flip(3)).parameters)
             for net in nets
         ]
-    torch.testing.assert_close(views.parameters[-3:], 0.75 * said[0] + 0.25 * said[1])
-    again = taught(photographers, [], LOOKED_AT + 3, tmp_path)  # read from the files
+    torch.testing.assert_close(views.taught[-3:], 0.75 * said[0] + 0.25 * said[1])
+    assert torch.equal(views.true[-3:], second["theta"])
+    again = look_at_views(photographers, [], LOOKED_AT + 3, tmp_path)  # read from the files
     assert all(map(torch.equal, again, views))
 
 
@@ -139,6 +140,7 @@ def test_a_mirrored_view_is_taught_as_the_mirror_image(tmp_path):
     views = Views(
         torch.randint(256, (1, 3, 8, 8), generator=rng, dtype=torch.uint8),
         torch.rand(1, space.size, generator=rng),
+        torch.rand(1, space.size, generator=rng),
         torch.rand(1, 68, 2, generator=rng) * 127,
     )
     config = {"steps": 1, "lr": 0.1, "weight_decay": 0.0}
@@ -147,9 +149,10 @@ def test_a_mirrored_view_is_taught_as_the_mirror_image(tmp_path):
     turned = (seen.pixels != views.pixels).flatten(1).any(1)
     assert 16 < int(turned.sum()) < 48
     assert torch.equal(seen.pixels[turned][0], views.pixels[0].flip(2))
-    torch.testing.assert_close(seen.parameters[turned][0], space.mirrored(views.parameters[0]))
+    torch.testing.assert_close(seen.taught[turned][0], space.mirrored(views.taught[0]))
+    torch.testing.assert_close(seen.true[turned][0], space.mirrored(views.true[0]))
     torch.testing.assert_close(seen.landmarks[turned][0], mirrored_points(views.landmarks)[0])
-    assert torch.equal(seen.parameters[~turned][0], views.parameters[0])
+    assert torch.equal(seen.taught[~turned][0], views.taught[0])
 
 
 @pytest.mark.parametrize(
