@@ -40,9 +40,7 @@ from python.train.crops import Photographer, load_renders
 from python.train.train_extractor import JITTERS, POINT_TOLERANCE, as_it_runs, parameter_weights
 
 LOOKED_AT, KEPT = 128, 1024  # views at a time, and in a file
-TAUGHT = (
-    10.0  # what the teachers' answer counts, the labels' landmarks counting one: it is so much less noisy
-)
+TAUGHT = 10.0  # weight of the teachers' parameters beside the landmarks: they are that much less noisy
 
 
 class Views(NamedTuple):
@@ -90,7 +88,10 @@ def main() -> None:
     made_of = f"seed {arguments.seed}, data {[folder.name for folder in arguments.data]}, teachers " + str(
         [(share, digest) for (share, _), digest in zip(teachers, digests, strict=True)]
     )
-    views = look_at_views(photographers, teachers, config["views"], arguments.out / "views", made_of)
+    try:
+        views = look_at_views(photographers, teachers, config["views"], arguments.out / "views", made_of)
+    except ValueError as error:
+        parser.error(f"--out: {error}")
     weights = parameter_weights(photographers[0].renders, load_parameter_space(), config["group_weights"])
     student = as_it_runs(read_weights(arguments.start_from))
     student = student.to(arguments.device, memory_format=torch.channels_last)
