@@ -7,6 +7,7 @@ import json
 import math
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ class Trainer:
     """Optimiser, one-cycle schedule, weight average, log and checkpoints of one network.
 
     A run that was killed goes on from its last checkpoint when started again with the same ``out`` folder.
-    Batches depend on (seed, step) alone, so that a resumed run sees the same ones.
+    Batches depend on (seed, step) alone, so that a resumed run sees the same ones. The parts of the network
+    that the configuration calls ``frozen`` are not trained: nothing needs to be carried back through them.
     """
 
     def __init__(
@@ -87,7 +89,10 @@ class Trainer:
         seed: int,
         budget: float = 0,
     ) -> None:
+        for part in config.get("frozen", []):
+            network.get_submodule(part).requires_grad_(False)
         self.network = network
+        self.config = config
         self.steps: int = config["steps"]
         self.seed = seed
         self.step = 0
@@ -104,6 +109,27 @@ class Trainer:
         self.decay: float = config.get("average_decay", 0.999)
         if self.path.exists():
             self._load()
+
+    def run(self, losses_of: Callable[[int], dict[str, Tensor]]) -> None:
+        """Train until the schedule has ended.
+
+        Args:
+            losses_of: of the number of a step, its ``loss`` and what else is to be logged. How often the
+                configuration's ``log_every``, ``save_every`` and ``keep_every`` say; in the end all is saved.
+        """
+        while not self.done:
+            losses = losses_of(self.step)
+            self.update(losses["loss"])
+            if self._is_due("log_every"):
+                self.log(**losses)
+            if self._is_due("save_every"):
+                self.save()
+            if self._is_due("keep_every"):
+                self.keep()
+        self.save()
+
+    def _is_due(self, what: str) -> bool:
+        return what in self.config and self.step % self.config[what] == 0
 
     def update(self, loss: Tensor) -> None:
         """One optimisation step on ``loss`` and one step of the weight average."""

@@ -23,7 +23,7 @@ import hashlib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -93,30 +93,18 @@ def main() -> None:
     except ValueError as error:
         parser.error(f"--out: {error}")
     weights = parameter_weights(photographers[0].renders, load_parameter_space(), config["group_weights"])
+    weights = weights.to(arguments.device)
     student = as_it_runs(read_weights(arguments.start_from))
     student = student.to(arguments.device, memory_format=torch.channels_last)
-    average = learn(student, views, weights.to(arguments.device), config, arguments.out, arguments.seed)
-    export(average, arguments.out / "extractor.safetensors")
+    trainer = Trainer(student, arguments.out, "extractor", config, arguments.seed)
 
+    def losses(step: int) -> dict[str, Tensor]:
+        batch = drawn(views, config["batch"], arguments.seed, step)
+        batch = Views(*(column.to(arguments.device) for column in batch))
+        return losses_of(student, batch, weights, config["label_share"])
 
-def learn(
-    student: Extractor, views: Views, weights: Tensor, config: dict[str, Any], out: Path, seed: int
-) -> dict[str, Tensor]:
-    """Train the student on the views; the average of its weights."""
-    for part in config.get("frozen", []):
-        student.get_submodule(part).requires_grad_(False)
-    trainer = Trainer(student, out, "extractor", config, seed)
-    while not trainer.done:
-        losses = losses_of(student, drawn(views, config["batch"], trainer), weights, config["label_share"])
-        trainer.update(losses["loss"])
-        if trainer.step % config["log_every"] == 0:
-            trainer.log(**losses)
-        if trainer.step % config["save_every"] == 0:
-            trainer.save()
-        if trainer.step % config["keep_every"] == 0:
-            trainer.keep()
-    trainer.save()
-    return trainer.average
+    trainer.run(losses)
+    export(trainer.average, arguments.out / "extractor.safetensors")
 
 
 @torch.no_grad()
@@ -170,9 +158,9 @@ def _looked_at(
     return Views(whole.cpu(), taught.cpu(), batch["theta"].cpu(), batch["landmarks"].cpu())
 
 
-def drawn(views: Views, batch: int, trainer: Trainer) -> Views:
-    """Random views for the trainer's next step, half of them mirrored, on the student's device."""
-    rng = torch.Generator().manual_seed(trainer.seed * 1_000_003 + trainer.step)
+def drawn(views: Views, batch: int, seed: int, step: int) -> Views:
+    """Random views for a step, half of them mirrored."""
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
     rows = torch.randint(len(views.pixels), (batch,), generator=rng)
     seen = Views(*(column[rows] for column in views))
     mirrored = load_parameter_space().mirrored
@@ -180,9 +168,8 @@ def drawn(views: Views, batch: int, trainer: Trainer) -> Views:
         seen.pixels.flip(3), mirrored(seen.taught), mirrored(seen.true), mirrored_points(seen.landmarks)
     )
     turn = torch.rand(batch, generator=rng) < 0.5
-    device = next(trainer.network.parameters()).device
     chosen = (
-        torch.where(turn.view(-1, *[1] * (one.ndim - 1)), other, one).to(device)
+        torch.where(turn.view(-1, *[1] * (one.ndim - 1)), other, one)
         for one, other in zip(seen, turned, strict=True)
     )
     return Views(*chosen)

@@ -148,14 +148,14 @@ def train(
     centre, scale = features.mean(0), features.std(0).clamp(min=1e-6)
     net = FeatureGenerator(theta.shape[1], features.shape[1], hidden).to(device)
     trainer = Trainer(net, out, "feature_generator", config, seed)
-    while not trainer.done:
-        rng = torch.Generator(device).manual_seed(seed * 1_000_003 + trainer.step)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        rng = torch.Generator(device).manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(theta), (config["batch"],), device=device, generator=rng)
-        loss = nn.functional.mse_loss(net((theta[rows] - mean) / spread), (features[rows] - centre) / scale)
-        trainer.update(loss)
-        if trainer.step % config["log_every"] == 0:
-            trainer.log(loss=loss)
-    trainer.save()
+        said = net((theta[rows] - mean) / spread)
+        return {"loss": nn.functional.mse_loss(said, (features[rows] - centre) / scale)}
+
+    trainer.run(losses)
     net.load_state_dict(trainer.average)
     with torch.no_grad():
         net.layer1.weight.div_(spread)

@@ -31,8 +31,6 @@ def main() -> None:
     space = load_parameter_space()
     renders = load_renders(arguments.data)
     net = build(space, renders, arguments.start_from)
-    for part in config.get("frozen", []):  # not trained: nothing needs to be carried back through it
-        net.get_submodule(part).requires_grad_(False)
     net = net.to(arguments.device, memory_format=torch.channels_last)
     if arguments.compile:
         net.features = torch.compile(net.features)
@@ -47,17 +45,7 @@ def main() -> None:
         return photographer.photographs(config["batch"], JITTERS, number)
 
     batches = ahead(photographs, trainer.step, photographer.device)
-    while not trainer.done:
-        batch = next(batches)
-        losses = training_losses(net, batch, weights)
-        trainer.update(losses["loss"])
-        if trainer.step % config["log_every"] == 0:
-            trainer.log(**losses)
-        if trainer.step % config["save_every"] == 0:
-            trainer.save()
-        if trainer.step % config["keep_every"] == 0:
-            trainer.keep()
-    trainer.save()
+    trainer.run(lambda _: training_losses(net, next(batches), weights))
     print(f"{trainer.step} steps, {len(photographer.renders)} renders, {trainer.spent:.0f} s", flush=True)
     export(as_it_runs(trainer.average).state_dict(), arguments.out / "extractor.safetensors")
 

@@ -31,25 +31,18 @@ def main() -> None:
     trainer = Trainer(net, arguments.out, "image_generator", config, arguments.seed, arguments.budget)
     describe(renders, trainer, config)
     photographer = Photographer(renders, arguments.device, arguments.seed)
-    while not trainer.done:
-        loss, error = training_loss(net, photographer.clean(config["batch"], trainer.step))
-        trainer.update(loss)
-        if trainer.step % config["log_every"] == 0:
-            trainer.log(loss=loss, mean_abs=error)
-        if trainer.step % config["save_every"] == 0:
-            trainer.save()
-    trainer.save()
+    trainer.run(lambda step: training_losses(net, photographer.clean(config["batch"], step)))
     net.load_state_dict(trainer.average)
     export(net.state_dict(), arguments.out / "image_generator.safetensors")
 
 
-def training_loss(net: ImageGenerator, batch: Example) -> tuple[Tensor, Tensor]:
+def training_losses(net: ImageGenerator, batch: Example) -> dict[str, Tensor]:
     """The multi-scale loss of one batch, and the mean absolute pixel error in [0, 1]."""
     truth = batch["pixels"]
     with half_precision(truth.device):
         pixels = net(batch["theta"], batch["appearance"])
     pixels = pixels.float()
-    return pyramid_loss(pixels, truth), (pixels - truth).abs().mean()
+    return {"loss": pyramid_loss(pixels, truth), "mean_abs": (pixels - truth).abs().mean()}
 
 
 def pyramid_loss(pixels: Tensor, truth: Tensor) -> Tensor:
