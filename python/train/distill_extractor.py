@@ -37,7 +37,7 @@ from genet_ext.models import read_weights
 from genet_ext.parameters import load_parameter_space
 from python.train.common import Trainer, export
 from python.train.crops import Photographer, load_renders
-from python.train.train_extractor import JITTERS, POINT_TOLERANCE, as_it_runs, parameter_weights
+from python.train.train_extractor import JITTERS, POINT_TOLERANCE, as_it_runs, outputs_of, parameter_weights
 
 LOOKED_AT, KEPT = 128, 1024  # views at a time, and in a file
 TAUGHT = 10.0  # weight of the teachers' parameters beside the landmarks: they are that much less noisy
@@ -153,7 +153,7 @@ def _looked_at(
     pixels, mirrored = batch["pixels"], batch["pixels"].flip(3)
     taught = torch.zeros_like(batch["theta"])
     for share, net in teachers:
-        taught += share * both_ways(net(pixels).parameters, net(mirrored).parameters)
+        taught += share * both_ways(outputs_of(net, pixels).parameters, outputs_of(net, mirrored).parameters)
     whole = (pixels * 255).round().to(torch.uint8).contiguous()
     return Views(whole.cpu(), taught.cpu(), batch["theta"].cpu(), batch["landmarks"].cpu())
 
@@ -178,7 +178,7 @@ def drawn(views: Views, batch: int, seed: int, step: int) -> Views:
 def losses_of(student: Extractor, views: Views, weights: Tensor, label_share: float) -> dict[str, Tensor]:
     """The total loss of one batch and its parts."""
     pixels = views.pixels.contiguous(memory_format=torch.channels_last).float() / 255
-    said = student(pixels)
+    said = outputs_of(student, pixels)
     wanted = views.taught.lerp(views.true, label_share)
     parameters = (weights * (said.parameters - wanted).square()).sum(1).mean()
     landmarks_px = (said.landmarks - views.landmarks).abs().mean()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from genet_ext.extractors import Extractor
+from genet_ext.extractors import Extractor, ExtractorOutput
 from genet_ext.extractors.face_cnn import POINT_SCALE
 from genet_ext.models import read_weights
 from genet_ext.parameters import ParameterSpace, load_parameter_space
@@ -96,14 +96,19 @@ def parameter_weights(
     return weights / space.size
 
 
+def outputs_of(net: Extractor, pixels: Tensor) -> ExtractorOutput:
+    """What ``net`` says of pixels [B, 3, 128, 128], its convolutions in half precision."""
+    with half_precision(pixels.device):
+        features = net.features(pixels)
+    # The heads are linear algebra on 256 numbers: full precision costs nothing and keeps landmarks sharp.
+    return net.heads(features.float(), pixels)
+
+
 def training_losses(net: Extractor, batch: Example, weights: Tensor) -> dict[str, Tensor]:
     """The total loss of one batch and its parts."""
-    with half_precision(batch["pixels"].device):
-        features = net.features(batch["pixels"])
-    # The heads are linear algebra on 256 numbers: full precision costs nothing and keeps landmarks sharp.
-    out = net.heads(features.float(), batch["pixels"])
+    out = outputs_of(net, batch["pixels"])
     assert net.dense is not None
-    dense = net.dense(out.features).reshape(len(features), -1, 2) * POINT_SCALE
+    dense = net.dense(out.features).reshape(len(out.features), -1, 2) * POINT_SCALE
     parameters = (weights * (out.parameters - batch["theta"]).square()).sum(1).mean()
     landmarks_px = (out.landmarks - batch["landmarks"]).abs().mean()
     surface_px = ((dense - batch["dense"]).abs().mean(2) * batch["dense_weight"]).mean()

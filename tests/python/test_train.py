@@ -34,7 +34,7 @@ from python.train.common import CONFIGS, Trainer, export, one_cycle
 from python.train.crops import Photographer, ahead, load_renders
 from python.train.distill_extractor import LOOKED_AT, Views, drawn, look_at_views
 from python.train.landmark_model import NAME, about_the_mean, geometry, measured, precision
-from python.train.train_extractor import JITTERS, as_it_runs
+from python.train.train_extractor import JITTERS, as_it_runs, outputs_of
 
 COUNT = 12
 
@@ -123,9 +123,10 @@ def test_what_is_taught_is_the_teachers_mean_of_both_ways(renders, tmp_path):
     second = photographers[1].photographs(3, JITTERS, 1)  # the first of the second folder
     torch.testing.assert_close(views.pixels[-3:].float() / 255, second["pixels"])
     assert torch.equal(views.landmarks[-3:], second["landmarks"])
+    mirrored = second["pixels"].flip(3)
     with torch.no_grad():
         said = [
-            both_ways(net(second["pixels"]).parameters, net(second["pixels"].flip(3)).parameters)
+            both_ways(*(outputs_of(net, pixels).parameters for pixels in (second["pixels"], mirrored)))
             for net in nets
         ]
     torch.testing.assert_close(views.taught[-3:], 0.75 * said[0] + 0.25 * said[1])
