@@ -12,6 +12,9 @@ over them; ``judge`` then compares the tables it wrote:
     python -m python.evaluate.eval_peers judge --data data/second_model --out runs/peers \
         runs/genet.csv runs/mediapipe.csv
 
+Where MPDetector's weights cannot be downloaded, python/evaluate/mediapipe_table.py writes the table of the 52
+blendshapes that it stands on.
+
 A table has a line per face: the picture (input, as py-feat calls it, or file), AU01, AU02, ..., and FaceScore
 where there may be several faces in a picture, of which the highest counts. Detectors differ in what their
 numbers mean, so nothing is compared that a change of scale would change, but for the AUs of neutral faces

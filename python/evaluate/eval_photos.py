@@ -23,6 +23,9 @@ then the one that these packages are installed in:
 
     python -m python.evaluate.eval_photos .venv/lib/python3.11/site-packages \
         --labels python/evaluate/package_photos.csv --out runs/photos
+
+What another detector says of them, --table judges: a CSV file with the names of the files and AUs, as
+python/evaluate/mediapipe_table.py writes it.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.stats import binomtest
 
 from genet_ext.action_units import load_action_units
@@ -100,6 +104,21 @@ def predict(photos: list[Photo], models: Models) -> Array:
     best = np.array([np.flatnonzero((result.image == k) & (result.face == 0))[0] for k in range(len(photos))])
     values: Array = result.aus.to_numpy()[best]
     return values
+
+
+def read_table(photos: list[Photo], path: Path) -> Array:
+    """AUs [N, A] that another detector wrote of the photographs; NaN where it has none.
+
+    Raises ValueError if the table has no column file, or none of the AUs.
+    """
+    table, names = pd.read_csv(path), list(load_action_units().names)
+    if "file" not in table or not set(names) & set(table):
+        raise ValueError(
+            f"{path}: expected a column file and AUs as {names[0]}, got {', '.join(table.columns[:8])}"
+        )
+    table.index = pd.Index(table["file"].map(lambda name: Path(name).name))
+    table = table.loc[~table.index.duplicated()].reindex([p.path.name for p in photos])
+    return table.reindex(columns=names).to_numpy(np.float64)
 
 
 def judge(photos: list[Photo], aus: Array) -> dict[str, Any]:
@@ -225,14 +244,20 @@ def write_tables(path: Path, report: dict[str, Any]) -> None:
 
 
 def evaluate(
-    folder: Path, labels: Path, out: Path, models: Models, weights: Path | None = None
+    folder: Path,
+    labels: Path,
+    out: Path,
+    models: Models,
+    weights: Path | None = None,
+    table: Path | None = None,
 ) -> dict[str, Any]:
     """Run everything and write it into `out`; the content of photos.json."""
     photos = read_labels(folder, labels)
-    report = {
-        "provenance": provenance(models.device, weights, data=folder.name),
-        **judge(photos, predict(photos, models)),
-    }
+    if table is None:
+        aus, about = predict(photos, models), provenance(models.device, weights, data=folder.name)
+    else:
+        aus, about = read_table(photos, table), provenance("cpu", data=folder.name, table=table.name)
+    report = {"provenance": about, **judge(photos, aus)}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "photos.json", report)
     write_tables(out / "photos.md", report)
@@ -249,9 +274,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for photos.json and photos.md")
     parser.add_argument("--weights", type=Path, help="folder of other weights than the shipped ones")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default auto)")
+    parser.add_argument(
+        "--table", type=Path, help="AUs that another detector wrote of them (file, AU01, ...), to judge those"
+    )
     a = parser.parse_args()
     models = load_models(resolve_device(a.device), a.weights)
-    evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights)
+    evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table)
     print((a.out / "photos.md").read_text())
 
 

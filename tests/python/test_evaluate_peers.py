@@ -15,8 +15,9 @@ pytest.importorskip("cv2", reason="needs opencv-python-headless (pip install gen
 from made_up_renders import save_renders
 from PIL import Image
 
+from genet_ext.action_units import load_action_units
 from genet_ext.parameters import load_parameter_space
-from python.evaluate import eval_peers, pictures
+from python.evaluate import eval_peers, mediapipe_table, pictures
 
 COUNT = 40
 
@@ -140,3 +141,38 @@ def test_the_command_writes_tables_and_names_what_is_wrong(
     with pytest.raises(SystemExit):
         run(tmp_path / "one.csv", tmp_path / "other" / "one.csv")
     assert "two files have the same name" in capsys.readouterr().err
+
+
+def test_blendshapes_are_averaged_to_known_aus() -> None:
+    of_au = mediapipe_table.read_map()
+    assert set(of_au) == set(load_action_units().names) - {"AU11", "AU23", "AU25"}
+    names = [name for names in of_au.values() for name in names]
+    assert len(names) == len(set(names)), "each is one movement"
+    scores = dict.fromkeys(names, 0.0) | {"mouthSmileLeft": 0.2, "mouthSmileRight": 0.6, "jawOpen": 0.5}
+    aus = mediapipe_table.aus_of(scores, of_au)
+    assert aus["AU12"] == pytest.approx(0.4)
+    assert aus["AU26"] == 0.5
+    assert sum(aus.values()) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{folder}", "--model", "{folder}/m.task"], "pictures: expected pictures, found none in"),
+        (["{folder}/a.png", "--model", "{folder}/m.task"], "pictures: expected pictures, found none in"),
+        ([__file__, "--model", "{folder}/m.task"], "--model: expected MediaPipe's face_landmarker.task"),
+    ],
+)
+def test_what_mediapipe_needs_is_named(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [text.format(folder=tmp_path) for text in arguments]
+    monkeypatch.setattr(sys, "argv", ["mediapipe_table", *arguments, "--out", str(tmp_path / "out.csv")])
+    with pytest.raises(SystemExit):
+        mediapipe_table.main()
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
