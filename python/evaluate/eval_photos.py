@@ -34,7 +34,7 @@ import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ from python.evaluate.metrics import Array
 
 HERE = Path(__file__).parent
 NEUTRAL = "neutral"
+Identity = Literal["free", "shared"]
 BOX = ("x1", "y1", "x2", "y2")
 LEADING = 3
 
@@ -97,10 +98,16 @@ def read_labels(folder: Path, table: Path) -> list[Photo]:
     return photos
 
 
-def predict(photos: list[Photo], models: Models) -> Array:
+def predict(photos: list[Photo], models: Models, identity: Identity = "free") -> Array:
     """AUs [N, A] of the best face of each photograph; NaN where there is none."""
     boxes = [np.array([p.box]) if p.box else None for p in photos]
-    result = fit([p.path for p in photos], boxes if any(p.box for p in photos) else None, models=models)
+    result = fit(
+        [p.path for p in photos],
+        boxes if any(p.box for p in photos) else None,
+        identity=identity,
+        subject=[p.subject for p in photos] if identity == "shared" else None,
+        models=models,
+    )
     best = np.array([np.flatnonzero((result.image == k) & (result.face == 0))[0] for k in range(len(photos))])
     values: Array = result.aus.to_numpy()[best]
     return values
@@ -250,11 +257,13 @@ def evaluate(
     models: Models,
     weights: Path | None = None,
     table: Path | None = None,
+    identity: Identity = "free",
 ) -> dict[str, Any]:
     """Run everything and write it into `out`; the content of photos.json."""
     photos = read_labels(folder, labels)
     if table is None:
-        aus, about = predict(photos, models), provenance(models.device, weights, data=folder.name)
+        aus = predict(photos, models, identity)
+        about = provenance(models.device, weights, data=folder.name, identity=identity)
     else:
         aus, about = read_table(photos, table), provenance("cpu", data=folder.name, table=table.name)
     report = {"provenance": about, **judge(photos, aus)}
@@ -277,9 +286,15 @@ def main() -> None:
     parser.add_argument(
         "--table", type=Path, help="AUs that another detector wrote of them (file, AU01, ...), to judge those"
     )
+    parser.add_argument(
+        "--identity",
+        choices=get_args(Identity),
+        default="free",
+        help="shared: photographs of one subject are read together (default free)",
+    )
     a = parser.parse_args()
     models = load_models(resolve_device(a.device), a.weights)
-    evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table)
+    evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table, a.identity)
     print((a.out / "photos.md").read_text())
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from genet_ext.action_units import load_action_units
 from genet_ext.models import random_models
 from genet_ext.parameters import load_parameter_space
 from genet_ext.solver import SearchSettings
-from python.evaluate import eval_disfa, eval_photos, eval_recovery, eval_variants, second_model
+from python.evaluate import cut_tiles, eval_disfa, eval_photos, eval_recovery, eval_variants, second_model
 from python.evaluate.pictures import load_test_set
 
 COUNT = 8
@@ -173,12 +174,34 @@ def test_photos_end_to_end(face, models, tmp_path):
     assert report["photographs"] == 2
     assert set(report["auc"]) == {"AU06", "AU12"}
     assert "astronaut.png" in (tmp_path / "photos.md").read_text()
+    shared = eval_photos.evaluate(face.parent, labels, tmp_path, models, identity="shared")
+    assert shared["provenance"]["identity"] == "shared"
+    assert shared["ranks"] != report["ranks"], "what both pictures of the person show is its rest"
     labels.write_text(f"file,label\n{name},AU06+AU99\n")
     with pytest.raises(ValueError, match=r"line 2: label: expected one of neutral, .*; got 'AU06\+AU99'"):
         eval_photos.read_labels(face.parent, labels)
     labels.write_text("file,label\nmissing.jpg,neutral\n")
     with pytest.raises(FileNotFoundError, match=r"line 2: no such photograph: .*missing\.jpg"):
         eval_photos.read_labels(face.parent, labels)
+
+
+def test_a_grid_is_cut_row_by_row(tmp_path, monkeypatch):
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3).repeat(4, 0).repeat(5, 1)
+    Image.fromarray(pixels).save(tmp_path / "grid.png")
+    command = ["cut_tiles", tmp_path / "grid.png", "--rows", 2, "--columns", 3, "--out", tmp_path / "tiles"]
+    monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+    cut_tiles.main()
+    tiles = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "tiles").iterdir())]
+    assert [tile.shape for tile in tiles] == [(4, 5, 3)] * 6
+    assert [set(tile.ravel()) for tile in tiles] == [{k} for k in range(6)]
+
+
+def test_labels_of_the_grid_are_understood(tmp_path):
+    for k in range(25):
+        (tmp_path / f"{k:02d}.png").touch()
+    photos = eval_photos.read_labels(tmp_path, Path(eval_photos.HERE) / "grid_photos.csv")
+    assert len(photos) == 19
+    assert {photo.subject for photo in photos} == {"a"}
 
 
 def test_photo_figures_by_hand():
