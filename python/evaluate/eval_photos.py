@@ -101,11 +101,12 @@ def read_labels(folder: Path, table: Path) -> list[Photo]:
 def predict(photos: list[Photo], models: Models, identity: Identity = "free") -> Array:
     """AUs [N, A] of the best face of each photograph; NaN where there is none."""
     boxes = [np.array([p.box]) if p.box else None for p in photos]
+    subjects = [p.subject or f"of photograph {k}" for k, p in enumerate(photos)]
     result = fit(
         [p.path for p in photos],
         boxes if any(p.box for p in photos) else None,
         identity=identity,
-        subject=[p.subject for p in photos] if identity == "shared" else None,
+        subject=subjects if identity == "shared" else None,
         models=models,
     )
     best = np.array([np.flatnonzero((result.image == k) & (result.face == 0))[0] for k in range(len(photos))])
@@ -293,8 +294,13 @@ def main() -> None:
         help="shared: photographs of one subject are read together (default free)",
     )
     a = parser.parse_args()
+    if a.table and (a.weights or a.identity != "free"):
+        parser.error("--table: expected no --weights and no --identity beside it, which say how to fit")
     models = load_models(resolve_device(a.device), a.weights)
-    evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table, a.identity)
+    try:
+        evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table, a.identity)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     print((a.out / "photos.md").read_text())
 
 

@@ -238,6 +238,20 @@ def test_photos_by_another_detectors_table(tmp_path, models):
         eval_photos.evaluate(tmp_path, labels, tmp_path, models, table=table)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--table", "t.csv", "--identity", "shared"], "--table: expected no --weights and no --identity"),
+        ([], "No such file"),
+    ],
+)
+def test_wrong_arguments_for_photos_are_told(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eval_photos", str(tmp_path), "--out", str(tmp_path), *options])
+    with pytest.raises(SystemExit):
+        eval_photos.main()
+    assert said in capsys.readouterr().err
+
+
 def write_disfa_plus(root: Path, face: Path) -> None:
     labels, images = root / "Labels" / "SN001" / "A1", root / "Images" / "SN001" / "A1"
     labels.mkdir(parents=True)
