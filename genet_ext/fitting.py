@@ -31,6 +31,7 @@ from genet_ext.similarity import FloatArray
 from genet_ext.solver import SETTING_NAMES, Objective, SearchSettings, search
 
 Init = Literal["regressor", "mean"]
+Identity = Literal["free", "shared"]
 
 BATCH_SIZE = {"cpu": 64, "cuda": 1024}  # faces per search; has no influence on the numbers
 KEEP_CROPS = 256  # faces whose photograph is kept for plots: 192 KB each
@@ -48,7 +49,7 @@ def fit(
     lr: float = SearchSettings.lr,
     init: Init = "regressor",
     device: str | torch.device = "auto",
-    identity: Literal["free", "shared"] = "free",
+    identity: Identity = "free",
     subject: Sequence[Any] | None = None,
     smoothing: float = 0.0,
     neutral: Any = None,
@@ -114,7 +115,7 @@ def fit(
         Any exception that stops a fit half-way (``KeyboardInterrupt`` too) carries the faces fitted so far in
         its attribute ``partial_result``.
     """
-    if identity not in ("free", "shared"):
+    if identity not in get_args(Identity):
         raise ValueError(f"identity: expected 'free' or 'shared', got {identity!r}")
     check_smoothing(smoothing)
     if subject is not None:

@@ -1,4 +1,4 @@
-"""What the evaluation scripts share: where the figures come from, and how they are written down."""
+"""What the evaluation scripts share: where figures come from, how they are written, tables of others."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import genet_ext
 from python.provenance import commit, processor
+
+PICTURE, SCORE = ("input", "file"), "FaceScore"
 
 
 def provenance(device: str | torch.device, weights: Path | None = None, **settings: Any) -> dict[str, Any]:
@@ -56,6 +59,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.4g}") if np.isfinite(value) else None
     return value
+
+
+def read_detections(path: Path, names: Sequence[str]) -> pd.DataFrame:
+    """AUs that any detector wrote: a row per face, by the name of its picture's file, the surest face first.
+
+    The picture is the column input, as py-feat calls it, or file; which face is surer says FaceScore, where
+    there is one. Of the AUs ``names`` those are returned that have a value.
+
+    Raises:
+        ValueError: there is no column with the picture, or none of the AUs.
+    """
+    table = pd.read_csv(path)
+    picture = next((name for name in PICTURE if name in table), None)
+    aus = [name for name in names if name in table and table[name].notna().any()]
+    if picture is None or not aus:
+        raise ValueError(
+            f"{path}: expected a column {' or '.join(PICTURE)}, and AUs as {names[0]}; "
+            f"got {', '.join(table.columns[:8])}, ..."
+        )
+    table.index = pd.Index(table[picture].astype(str).map(lambda name: Path(name).name))
+    if SCORE in table:
+        table = table.sort_values(SCORE, ascending=False, kind="stable")
+    return table[aus]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

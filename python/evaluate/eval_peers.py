@@ -36,10 +36,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from python.evaluate import metrics
-from python.evaluate.common import markdown_table, provenance, write_json
+from python.evaluate.common import markdown_table, provenance, read_detections, write_json
 from python.evaluate.pictures import TestSet, load_test_set
-
-PICTURE, SCORE = ("input", "file"), "FaceScore"
 
 
 def write_pictures(test: TestSet, out: Path) -> None:
@@ -60,22 +58,13 @@ def read_table(path: Path, names: Sequence[str], count: int) -> pd.DataFrame:
         ValueError: there is no column with the picture, or none of the AUs ``names``, or a picture is none of
             those that were written.
     """
-    table = pd.read_csv(path)
-    picture = next((name for name in PICTURE if name in table), None)
-    aus = [name for name in names if name in table and table[name].notna().any()]
-    if picture is None or not aus:
-        raise ValueError(
-            f"{path}: expected a column {' or '.join(PICTURE)}, and AUs as {names[0]}; "
-            f"got {', '.join(table.columns[:8])}, ..."
-        )
-    stem = table[picture].astype(str).map(lambda name: Path(name).stem)
+    table = read_detections(path, names)
+    stem = table.index.map(lambda name: Path(name).stem)
     strange = [name for name in stem if not (name.isdecimal() and int(name) < count)]
     if strange:
         raise ValueError(f"{path}: expected pictures 00000.png to {count - 1:05d}.png, got {strange[0]!r}")
-    table.index = pd.Index(stem.astype(int))
-    if SCORE in table:
-        table = table.sort_values(SCORE, ascending=False, kind="stable")
-    return table.loc[~table.index.duplicated(), aus].reindex(range(count))
+    table.index = stem.astype(int)
+    return table[~table.index.duplicated()].reindex(range(count))
 
 
 def judge(test: TestSet, tables: dict[str, pd.DataFrame]) -> dict[str, Any]:

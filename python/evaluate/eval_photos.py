@@ -24,8 +24,7 @@ then the one that these packages are installed in:
     python -m python.evaluate.eval_photos .venv/lib/python3.11/site-packages \
         --labels python/evaluate/package_photos.csv --out runs/photos
 
-What another detector says of them, --table judges: a CSV file with the names of the files and AUs, as
-python/evaluate/mediapipe_table.py writes it.
+What another detector says of them, --table judges: a CSV file as for python.evaluate.eval_peers.
 """
 
 from __future__ import annotations
@@ -34,23 +33,21 @@ import argparse
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from scipy.stats import binomtest
 
 from genet_ext.action_units import load_action_units
-from genet_ext.fitting import fit, resolve_device
+from genet_ext.fitting import Identity, fit, resolve_device
 from genet_ext.models import Models, load_models
 from python.evaluate import metrics
-from python.evaluate.common import markdown_table, provenance, write_json
+from python.evaluate.common import markdown_table, provenance, read_detections, write_json
 from python.evaluate.metrics import Array
 
 HERE = Path(__file__).parent
 NEUTRAL = "neutral"
-Identity = Literal["free", "shared"]
 BOX = ("x1", "y1", "x2", "y2")
 LEADING = 3
 
@@ -117,16 +114,12 @@ def predict(photos: list[Photo], models: Models, identity: Identity = "free") ->
 def read_table(photos: list[Photo], path: Path) -> Array:
     """AUs [N, A] that another detector wrote of the photographs; NaN where it has none.
 
-    Raises ValueError if the table has no column file, or none of the AUs.
+    Raises ValueError as :func:`python.evaluate.common.read_detections`.
     """
-    table, names = pd.read_csv(path), list(load_action_units().names)
-    if "file" not in table or not set(names) & set(table):
-        raise ValueError(
-            f"{path}: expected a column file and AUs as {names[0]}, got {', '.join(table.columns[:8])}"
-        )
-    table.index = pd.Index(table["file"].map(lambda name: Path(name).name))
-    table = table.loc[~table.index.duplicated()].reindex([p.path.name for p in photos])
-    return table.reindex(columns=names).to_numpy(np.float64)
+    names = load_action_units().names
+    table = read_detections(path, names)
+    best = table[~table.index.duplicated()].reindex([p.path.name for p in photos])
+    return best.reindex(columns=list(names)).to_numpy(np.float64)
 
 
 def judge(photos: list[Photo], aus: Array) -> dict[str, Any]:
@@ -257,18 +250,24 @@ def evaluate(
     out: Path,
     models: Models,
     weights: Path | None = None,
-    table: Path | None = None,
     identity: Identity = "free",
 ) -> dict[str, Any]:
-    """Run everything and write it into `out`; the content of photos.json."""
+    """What `fit` says of the photographs, judged and written into `out`; the content of photos.json."""
     photos = read_labels(folder, labels)
-    if table is None:
-        aus = predict(photos, models, identity)
-        about = provenance(models.device, weights, data=folder.name, identity=identity)
-    else:
-        aus, about = read_table(photos, table), provenance("cpu", data=folder.name, table=table.name)
-    report = {"provenance": about, **judge(photos, aus)}
-    out.mkdir(parents=True, exist_ok=True)
+    about = provenance(models.device, weights, data=folder.name, identity=identity)
+    return write(out, about, judge(photos, predict(photos, models, identity)))
+
+
+def evaluate_table(folder: Path, labels: Path, out: Path, table: Path) -> dict[str, Any]:
+    """The same of what another detector says of them, by its table."""
+    photos = read_labels(folder, labels)
+    about = provenance("cpu", data=folder.name, table=table.name)
+    return write(out, about, judge(photos, read_table(photos, table)))
+
+
+def write(out: Path, about: dict[str, Any], judged: dict[str, Any]) -> dict[str, Any]:
+    """photos.json, whose content is returned, and photos.md."""
+    report = {"provenance": about, **judged}
     write_json(out / "photos.json", report)
     write_tables(out / "photos.md", report)
     return report
@@ -296,9 +295,13 @@ def main() -> None:
     a = parser.parse_args()
     if a.table and (a.weights or a.identity != "free"):
         parser.error("--table: expected no --weights and no --identity beside it, which say how to fit")
-    models = load_models(resolve_device(a.device), a.weights)
+    labels = a.labels or a.folder / "labels.csv"
     try:
-        evaluate(a.folder, a.labels or a.folder / "labels.csv", a.out, models, a.weights, a.table, a.identity)
+        if a.table:
+            evaluate_table(a.folder, labels, a.out, a.table)
+        else:
+            models = load_models(resolve_device(a.device), a.weights)
+            evaluate(a.folder, labels, a.out, models, a.weights, a.identity)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     print((a.out / "photos.md").read_text())

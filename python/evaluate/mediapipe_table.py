@@ -46,7 +46,7 @@ def main() -> None:
     files = [
         f for path in arguments.pictures for f in (sorted(path.glob("*.png")) if path.is_dir() else [path])
     ]
-    if missing := [path for path in files if not path.is_file()] or ([] if files else arguments.pictures):
+    if missing := [path for path in files or arguments.pictures if not path.is_file()]:
         parser.error(f"pictures: expected pictures, found none in {missing[0]}")
     if not arguments.model.is_file():
         parser.error(f"--model: expected MediaPipe's face_landmarker.task, found no {arguments.model}")

@@ -223,19 +223,21 @@ def test_photo_figures_by_hand():
     assert report["neutral"]["with_a_false_au"] == pytest.approx(1 / 2)
 
 
-def test_photos_by_another_detectors_table(tmp_path, models):
+def test_photos_by_another_detectors_table(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).touch()  # none is looked at
     labels, table = tmp_path / "labels.csv", tmp_path / "other.csv"
     labels.write_text("file,label\na.jpg,AU12\nb.jpg,neutral\n")
     table.write_text("file,AU12,AU04\nelsewhere/b.jpg,0.1,0.4\na.jpg,0.9,0.2\nc.jpg,1,1\n")
-    report = eval_photos.evaluate(tmp_path, labels, tmp_path, models, table=table)
+    report = eval_photos.evaluate_table(tmp_path, labels, tmp_path, table)
     assert report["provenance"]["table"] == "other.csv"
     assert report["ranks"][0]["leading"] == {"AU12": 0.9, "AU04": 0.2}
     assert report["neutral"]["with_a_false_au"] == 1.0
     table.write_text("picture,AU12\na.jpg,0.9\n")
-    with pytest.raises(ValueError, match=r"expected a column file and AUs as AU01, got picture, AU12"):
-        eval_photos.evaluate(tmp_path, labels, tmp_path, models, table=table)
+    with pytest.raises(
+        ValueError, match="expected a column input or file, and AUs as AU01; got picture, AU12"
+    ):
+        eval_photos.evaluate_table(tmp_path, labels, tmp_path, table)
 
 
 @pytest.mark.parametrize(
